@@ -1,0 +1,142 @@
+"""Everything that is decided once and stored: plans, domains, models, training.
+
+Frozen pydantic models; JSON in and out; unknown fields are errors.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from u2net3d.errors import UsageError
+from u2net3d.volume import Triple, TripleF
+
+RESERVED_NAMES = frozenset({"auto", "all", "mean", "nearest", "fresh", "type", "train", "pop"})
+
+
+class Frozen(BaseModel):
+    """A value: never changed, compared by content, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CtNormalisation(Frozen):
+    """Clip to the foreground's 0.5 and 99.5 percentiles (HU), then subtract mean, divide by std."""
+
+    scheme: Literal["ct"] = "ct"
+    lower: float
+    upper: float
+    mean: float
+    std: float = Field(gt=0)
+
+
+class ZScoreNormalisation(Frozen):
+    """Subtract each volume's own mean, divide by its own standard deviation.
+
+    nonzero_only: statistics over the voxels that are not 0, the others stay 0 (skull-stripped MR).
+    """
+
+    scheme: Literal["zscore"] = "zscore"
+    nonzero_only: bool = False
+
+
+Normalisation = Annotated[CtNormalisation | ZScoreNormalisation, Field(discriminator="scheme")]
+
+
+class Plan(Frozen):
+    """How a domain's volumes are prepared and cut, and which part of the trunk they run through.
+
+    Every triple is (D, H, W). strides[0] is (1, 1, 1); strides[i] leads into stage i;
+    kernels[i] is the depthwise kernel of stage i, 1 or 3 per axis.
+    """
+
+    spacing_mm: TripleF
+    normalisation: tuple[Normalisation, ...]
+    patch_size: Triple
+    batch_size: int = Field(ge=1)
+    strides: tuple[Triple, ...] = Field(min_length=2)
+    kernels: tuple[Triple, ...] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Plan:
+        if len(self.strides) != len(self.kernels):
+            raise ValueError("strides and kernels must have one entry per stage")
+        if self.strides[0] != (1, 1, 1):
+            raise ValueError("the first stride must be (1, 1, 1)")
+        if not {n for kernel in self.kernels for n in kernel} <= {1, 3}:
+            raise ValueError("depthwise kernels are 1 or 3 per axis")
+        if not {n for stride in self.strides for n in stride} <= {1, 2}:
+            raise ValueError("strides are 1 or 2 per axis")
+        return self
+
+    @property
+    def stages(self) -> int:
+        """Encoder stages of the trunk that this domain runs through."""
+        return len(self.strides)
+
+
+class Mirroring(Frozen):
+    """Which reflections keep a domain's labels true.
+
+    axes: axes (0 D, 1 H, 2 W) that may be reversed; swap_axis: of these the one that turns left
+    into right; swap: the pairs of label values that change places when it is reversed.
+    """
+
+    axes: tuple[int, ...] = (0, 1, 2)
+    swap_axis: int | None = None
+    swap: tuple[tuple[int, int], ...] = ()
+
+
+class DomainSpec(Frozen):
+    """What a domain is: its images, its labels and its plan.
+
+    channels: names in order; labels: names in order of their value, labels[0] is the background.
+    """
+
+    name: str
+    channels: tuple[str, ...] = Field(min_length=1)
+    labels: tuple[str, ...] = Field(min_length=2)
+    mirroring: Mirroring = Mirroring()
+    plan: Plan
+
+
+class ModelSpec(Frozen):
+    """The trunk: how wide, how deep, and what its units are made of."""
+
+    preset: str = "paper"
+    base_channels: int = Field(default=16, ge=1)
+    stages: int = Field(default=6, ge=2)
+
+
+class TrainSpec(Frozen):
+    """How a network is trained; the defaults are the preset's."""
+
+    steps: int = Field(default=4000, ge=1)
+    time_s: float | None = Field(default=None, gt=0)
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(default=4e-3, gt=0)
+    weight_decay: float = Field(default=1e-2, ge=0)
+    warmup_steps: int = Field(default=40, ge=0)
+    decay_power: float = Field(default=0.9, gt=0)
+    clip_norm: float = Field(default=12.0, gt=0)
+    foreground_share: float = Field(default=1 / 3, ge=0, le=1)
+    validations: int = Field(default=10, ge=1)
+    loss: str = "dice_ce"
+    seed: int = 0
+    fold: int | Literal["all"] = 0
+
+
+def domain_name(text: str) -> str:
+    """`Task21_LeftAtrium`, `Dataset021_LeftAtrium`, `Left Atrium` -> `leftatrium`.
+
+    Raises UsageError for a reserved or empty name.
+    """
+    bare = re.sub(r"^(Task|Dataset)\d+_", "", text.strip(), flags=re.IGNORECASE)
+    name = re.sub(r"[^a-z0-9]", "", bare.lower())
+    if not name:
+        raise UsageError("domain", f"'{text}' holds no letter or digit", "use letters and digits")
+    if name in RESERVED_NAMES:
+        raise UsageError("domain", f"'{name}' is a reserved word", "choose another name")
+    return name
