@@ -1,0 +1,42 @@
+"""Help is instant because nothing heavy is imported for it (counted in modules, not in seconds)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+HELP = """
+import sys
+from u2net3d.cli import main
+
+watch, *sys.argv[1:] = sys.argv[1:]
+try:
+    main()
+except SystemExit as stop:
+    assert not stop.code, stop.code
+print("loaded:", *sorted(set(watch.split()) & set(sys.modules)))
+"""
+VERBS = ["train", "add-domain", "predict", "evaluate", "check", "domains", "verify"]
+COMPUTES = "torch monai nnunetv2 scipy matplotlib nibabel SimpleITK"
+
+
+def help_and_loaded(*arguments: str, watch: str) -> tuple[str, list[str]]:
+    """What `u2net3d *arguments` prints, and which packages of `watch` it imported."""
+    command = [sys.executable, "-c", HELP, watch, *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    text, _, loaded = ran.stdout.rpartition("loaded:")
+    return text, loaded.split()
+
+
+def test_help_imports_nothing_that_computes():
+    text, loaded = help_and_loaded("--help", watch=f"{COMPUTES} numpy pydantic")
+    assert loaded == []
+    assert [verb for verb in VERBS if verb not in text] == []
+
+
+def test_help_of_a_verb_imports_nothing_that_computes():
+    for verb in VERBS:
+        text, loaded = help_and_loaded(verb, "--help", watch=COMPUTES)
+        assert loaded == [], verb
+        assert verb in text

@@ -1,0 +1,82 @@
+import pytest
+
+from u2net3d.prep.fingerprint import Fingerprint, LabelFacts
+from u2net3d.prep.mirroring import mirroring
+from u2net3d.spec import Mirroring
+
+MIDDLE = (0.5, 0.5, 0.5)
+ALL = Mirroring(axes=(0, 1, 2))
+NONE = Mirroring(axes=())
+
+
+def facts(**centroids):
+    """A fingerprint of labels valued 1, 2, ... with these names and centroids."""
+    labels = tuple(
+        LabelFacts(value=value, name=name, voxels=1, cases=1, centroid=centroid)
+        for value, (name, centroid) in enumerate(centroids.items(), start=1)
+    )
+    return Fingerprint(domain="d", channels=("CT",), cases=(), intensities=(), labels=labels)
+
+
+def test_labels_without_direction_allow_all_reflections():
+    assert (
+        mirroring(facts(**{"liver": MIDDLE, "liver tumour": MIDDLE, "cleft": MIDDLE, "L5": MIDDLE}))
+        == ALL
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("left parotid", "right parotid"),
+        ("Parotid_L", "Parotid_R"),
+        ("kidney_left", "kidney_right"),
+        ("LeftKidney", "RightKidney"),
+        ("Lt Parotid", "Rt Parotid"),
+        ("LEFT KIDNEY", "RIGHT KIDNEY"),
+        ("Left-Lateral-Ventricle", "Right-Lateral-Ventricle"),
+    ],
+)
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_left_and_right_swap_along_the_axis_they_lie_apart_on_and_no_other_is_mirrored(
+    one, other, axis
+):
+    apart = tuple(0.8 if i == axis else 0.52 for i in range(3))
+    result = mirroring(facts(**{one: apart, "brainstem": MIDDLE, other: MIDDLE}))
+    assert result == Mirroring(axes=(axis,), swap_axis=axis, swap=((1, 3),))
+
+
+def test_all_pairs_swap_together_on_one_axis():
+    names = {
+        "left eye": (0.5, 0.5, 0.2),
+        "right eye": (0.5, 0.5, 0.8),
+        "left lung": (0.5, 0.3, 0.3),
+        "right lung": (0.5, 0.6, 0.7),
+    }
+    assert mirroring(facts(**names)).swap == ((1, 2), (3, 4))
+    assert mirroring(facts(**names)).swap_axis == 2
+
+
+@pytest.mark.parametrize(
+    "names", [("left atrium",), ("right ventricle", "myocardium", "left ventricle")]
+)
+def test_chambers_of_the_heart_are_no_mirror_images(names):
+    assert mirroring(facts(**{name: (0.1 * i, 0.5, 0.5) for i, name in enumerate(names)})) == ALL
+
+
+@pytest.mark.parametrize("ends", [("Anterior", "Posterior"), ("superior part", "inferior part")])
+def test_the_axis_between_two_ends_is_not_mirrored(ends):
+    assert mirroring(facts(**{ends[0]: (0.5, 0.7, 0.5), ends[1]: (0.5, 0.3, 0.4)})).axes == (0, 2)
+
+
+def test_a_left_without_its_right_forbids_every_reflection():
+    assert mirroring(facts(**{"left kidney": MIDDLE, "liver": MIDDLE})) == NONE
+
+
+def test_one_side_without_a_partner_forbids_the_swap_of_the_others():
+    names = {"left lung": (0.5, 0.5, 0.2), "right lung": (0.5, 0.5, 0.8), "left kidney": MIDDLE}
+    assert mirroring(facts(**names)) == NONE
+
+
+def test_sides_that_no_training_case_holds_forbid_every_reflection():
+    assert mirroring(facts(**{"left lung": None, "right lung": MIDDLE})) == NONE

@@ -1,0 +1,36 @@
+"""Deep supervision: the loss at every level of the decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def supervised(
+    loss: Callable[[Tensor, Tensor], Tensor], outputs: Sequence[Tensor], target: Tensor
+) -> Tensor:
+    """Mean of `loss` over the levels with weights 1, 1/2, 1/4 ... normalised to sum 1.
+
+    outputs: logits (B, K, d, h, w), full resolution first; target (B, D, H, W) int64, taken at the
+    voxels where the coarser grids have theirs: a strided convolution with padding 1 looks at every
+    second voxel, beginning with the first.
+    """
+    weights = [0.5**level for level in range(len(outputs))]
+    terms = [
+        weight * loss(logits, _at(target, logits))
+        for weight, logits in zip(weights, outputs, strict=True)
+    ]
+    return torch.stack(terms).sum() / sum(weights)
+
+
+def _at(target: Tensor, logits: Tensor) -> Tensor:
+    for axis, (fine, coarse) in enumerate(
+        zip(target.shape[1:], logits.shape[2:], strict=True), start=1
+    ):
+        step = 1
+        while -(-fine // step) > coarse:  # halving with rounding up, level by level
+            step *= 2
+        target = target[(slice(None),) * axis + (slice(None, None, step),)]
+    return target

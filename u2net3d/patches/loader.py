@@ -1,0 +1,146 @@
+"""Batches of a domain as pure functions of the step, several domains in turn, read ahead."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from u2net3d.errors import DataError, U2Net3dError
+from u2net3d.patches.augment import augmented_patch, draw
+from u2net3d.patches.sample import case_of, choose_patch, foreground_count, generator
+from u2net3d.prep.cache import PreparedCase
+from u2net3d.spec import DomainSpec
+
+
+@dataclass(frozen=True)
+class Batch:
+    """image (B, C, D, H, W) float32 in channels_last_3d; label (B, D, H, W) int64, ignored -1."""
+
+    image: Tensor
+    label: Tensor
+    domain: str
+
+
+class DomainLoader:
+    """Training batches of one domain; `batch(step)` depends on seed, domain and step alone."""
+
+    def __init__(
+        self, spec: DomainSpec, cases: Sequence[PreparedCase], seed: int, foreground_share: float
+    ) -> None:
+        """Raises DataError where there is no case to learn from."""
+        if not cases:
+            raise DataError(spec.name, "no case to learn from", "add labelled cases to imagesTr")
+        self.spec = spec
+        self.cases = tuple(cases)
+        self.seed = seed
+        self.foreground_share = foreground_share
+
+    def batch(self, step: int) -> Batch:
+        """The batch of the domain's own step number, from 0 on, in any order and any thread.
+
+        Raises DataError naming the case where a patch cannot be read.
+        """
+        plan = self.spec.plan
+        shape = (plan.batch_size, len(self.spec.channels), *plan.patch_size)
+        image = torch.empty(shape, memory_format=torch.channels_last_3d)
+        label = torch.empty((plan.batch_size, *plan.patch_size), dtype=torch.int64)
+        for sample in range(plan.batch_size):
+            self._fill(image[sample], label[sample], step, sample)
+        return Batch(image, label, self.spec.name)
+
+    def _fill(self, image: Tensor, label: Tensor, step: int, sample: int) -> None:
+        spec, size = self.spec, self.spec.plan.batch_size
+        case = self.cases[case_of(self.seed, spec.name, step * size + sample, len(self.cases))]
+        rng = generator(self.seed, spec.name, "patch", step, sample)
+        foreground = sample >= size - foreground_count(size, self.foreground_share)
+        try:
+            start = choose_patch(case, spec.plan.patch_size, rng, foreground)
+            new_image, new_label = augmented_patch(case, start, spec, draw(rng, spec))
+            image.copy_(new_image)
+            label.copy_(new_label)
+        except U2Net3dError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())  # torch writes several lines
+            what = f"no patch could be cut from the prepared case ({reason})"
+            mend = "empty the cache, so that the case is prepared again"
+            raise DataError(f"{spec.name}, case {case.name}", what, mend) from error
+
+
+def round_robin(
+    loaders: Sequence[DomainLoader], first_step: int, last_step: int
+) -> Iterator[Batch]:
+    """The batches of steps first_step <= t < last_step: loader t % n gives its batch t // n."""
+    for step in range(first_step, last_step):
+        turn, which = divmod(step, len(loaders))
+        yield loaders[which].batch(turn)
+
+
+class Prefetcher:
+    """Iterates over `batches` in their order, made ahead of time in one background thread.
+
+    An error in the thread is raised here once the batches before it are through. Use it with
+    `with`, or call `close()`: it stops the thread.
+    """
+
+    def __init__(self, batches: Iterable[Batch], ahead: int = 4) -> None:
+        """ahead: how many batches may lie ready."""
+        self._ready: queue.SimpleQueue[Batch | BaseException] = queue.SimpleQueue()
+        self._room = threading.Semaphore(ahead)
+        self._stop = threading.Event()
+        self._over = False
+        self._thread = threading.Thread(
+            target=self._work, args=(iter(batches),), name="u2net3d-patches", daemon=True
+        )
+        self._thread.start()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._over:
+            raise StopIteration
+        item = self._ready.get()
+        if isinstance(item, Batch):
+            self._room.release()
+            return item
+        self._over = True
+        self._thread.join()
+        raise item
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the thread, at the latest when the batch in work is done; can be called twice."""
+        self._over = True
+        self._stop.set()
+        self._room.release()
+        self._thread.join()
+
+    def _work(self, batches: Iterator[Batch]) -> None:
+        end: BaseException = StopIteration()
+        try:
+            while self._room.acquire() and not self._stop.is_set():
+                batch = next(batches, None)
+                if batch is None:
+                    break
+                self._ready.put(batch)
+        except BaseException as error:  # whatever it is belongs to the thread that trains
+            end = error
+        self._ready.put(end)

@@ -1,0 +1,197 @@
+"""nnU-Net's planning rules under a budget that is the preset's, never the machine's.
+
+Spacing, normalisation and topology follow nnU-Net v2 (Isensee et al. 2021); its memory estimate
+gives way to one number: batch x patch voxels stay within `batch_voxels`, so that a step costs much
+the same in every domain and a plan is the same on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from u2net3d.io.dataset import Case, Dataset
+from u2net3d.prep.fingerprint import Fingerprint, Intensities, Progress, fingerprint, silent
+from u2net3d.prep.mirroring import mirroring
+from u2net3d.prep.resample import resampled_shape
+from u2net3d.spec import (
+    CtNormalisation,
+    DomainSpec,
+    Normalisation,
+    Plan,
+    ZScoreNormalisation,
+)
+from u2net3d.volume import Triple, TripleF
+
+__all__ = ["domain_spec", "expected_memory_bytes", "make_plan", "mirroring", "topology"]
+
+BATCH_VOXELS = 500_000  # voxels of one training step, all samples of the batch together
+MIN_BATCH, MAX_BATCH = 2, 16
+MAX_SHARE = 0.05  # of all training voxels in one step, against overfitting
+ANISOTROPIC = 3  # an axis this many times coarser, and shorter, than the others is thick
+MIN_EDGE = 4  # voxels per axis of the deepest stage
+RUNTIME_BYTES = 400 * 2**20  # Python, torch and its buffers before the first step
+
+
+@dataclass(frozen=True)
+class Topology:
+    """patch: divisible by the product of the strides; strides and kernels as in Plan."""
+
+    patch: Triple
+    strides: tuple[Triple, ...]
+    kernels: tuple[Triple, ...]
+
+    @property
+    def divisor(self) -> Triple:
+        """What each axis of the patch is a multiple of."""
+        d, h, w = (prod(axis) for axis in zip(*self.strides, strict=True))
+        return d, h, w
+
+
+def domain_spec(
+    dataset: Dataset,
+    cases: Sequence[Case],
+    max_stages: int,
+    *,
+    batch_voxels: int = BATCH_VOXELS,
+    progress: Progress = silent,
+) -> DomainSpec:
+    """All that `cases`, the training cases of `dataset`, decide about their domain.
+
+    Raises DataError when none of them holds a label, and what `read_case` raises.
+    """
+    facts = fingerprint(dataset, cases, progress)
+    return DomainSpec(
+        name=dataset.domain,
+        channels=dataset.channels,
+        labels=dataset.labels,
+        mirroring=mirroring(facts),
+        plan=make_plan(facts, max_stages=max_stages, batch_voxels=batch_voxels),
+    )
+
+
+def make_plan(facts: Fingerprint, *, max_stages: int, batch_voxels: int = BATCH_VOXELS) -> Plan:
+    """The plan of a domain with these training cases, at most `max_stages` deep.
+
+    The patch begins proportional to 1 / spacing, no larger than the median prepared case, and is
+    reduced, always along its relatively longest axis, until two of it fit into `batch_voxels`. The
+    batch then fills that budget, up to 16 and to 5 % of all training voxels, but never below 2.
+    """
+    spacing = _target_spacing(facts)
+    shapes = [resampled_shape(case.shape, case.spacing_mm, spacing) for case in facts.cases]
+    d, h, w = (max(1, round(size)) for size in np.median(shapes, axis=0).tolist())
+    shape = _fitting(spacing, (d, h, w), max_stages, batch_voxels // MIN_BATCH)
+    voxels = prod(shape.patch)
+    share = round(MAX_SHARE * d * h * w * len(shapes) / voxels)
+    return Plan(
+        spacing_mm=spacing,
+        normalisation=_normalisations(facts),
+        patch_size=shape.patch,
+        batch_size=max(MIN_BATCH, min(batch_voxels // voxels, share, MAX_BATCH)),
+        strides=shape.strides,
+        kernels=shape.kernels,
+    )
+
+
+def topology(spacing_mm: TripleF, patch: Triple, max_stages: int) -> Topology:
+    """nnU-Net's strides and kernels for a patch, the pools after `max_stages` dropped.
+
+    The patch is padded to what the strides left divide. A patch too small for two stages is
+    grown along its finer axes first.
+    """
+    from nnunetv2.experiment_planning.experiment_planners.network_topology import (
+        get_pool_and_conv_props,
+    )
+
+    _, strides, kernels, _, _ = get_pool_and_conv_props(spacing_mm, patch, MIN_EDGE, 999_999)
+    if len(strides) < 2:
+        fine = [spacing < 2 * min(spacing_mm) for spacing in spacing_mm]
+        d, h, w = (
+            max(size, 3 * MIN_EDGE) if is_fine else size
+            for size, is_fine in zip(patch, fine, strict=True)
+        )
+        return topology(spacing_mm, (d, h, w), max_stages)
+    kept = Topology(patch, strides[:max_stages], kernels[:max_stages])
+    d, h, w = (-(-size // by) * by for size, by in zip(patch, kept.divisor, strict=True))
+    return Topology((d, h, w), kept.strides, kept.kernels)
+
+
+def expected_memory_bytes(plan: Plan, *, base_channels: int, channels: int, classes: int) -> int:
+    """Peak memory of one training step: what the separable net keeps for its backward pass.
+
+    In float32. A unit from a to b channels keeps its depthwise output and the normalised input of
+    the pointwise convolution (2a), its output and that normalised (2b). A stage of c channels: two
+    units and their sum on the way down (9c), the stem (2c) or the strided unit (3c) before them;
+    on the way up the enlarged input and its unit (2c + 6c), the concatenation and two units
+    (2c + 6c + 4c). At each output of the decoder the logits, their softmax and both gradients;
+    gradients in flight about 8 base channels; weights and optimiser are small change beside these.
+    """
+    voxels = plan.batch_size * prod(plan.patch_size)
+    floats = voxels * (channels + 8 * base_channels)
+    for stage, stride in enumerate(plan.strides):
+        voxels //= prod(stride)
+        width = base_channels * 2**stage
+        down = 9 + (2 if stage == 0 else 3)
+        is_last = stage == plan.stages - 1
+        floats += voxels * (down * width if is_last else (down + 20) * width + 4 * classes)
+    return RUNTIME_BYTES + 4 * floats
+
+
+def _target_spacing(facts: Fingerprint) -> TripleF:
+    """The median; along a thick axis the 10th percentile, but no finer than the other axes."""
+    spacings = np.array([case.spacing_mm for case in facts.cases])
+    target = np.median(spacings, axis=0)
+    sizes = np.median([case.shape for case in facts.cases], axis=0)
+    thick = int(target.argmax())
+    others = [axis for axis in range(3) if axis != thick]
+    coarsest = target[others].max()
+    is_coarse = target[thick] > ANISOTROPIC * coarsest
+    if is_coarse and ANISOTROPIC * sizes[thick] < sizes[others].min():
+        target[thick] = max(np.percentile(spacings[:, thick], 10), coarsest)
+    d, h, w = target.tolist()
+    return d, h, w
+
+
+def _normalisations(facts: Fingerprint) -> tuple[Normalisation, ...]:
+    # where cropping takes away a quarter, the images were cut out of a background of zeros
+    nonzero_only = float(np.median([case.kept for case in facts.cases])) < 0.75
+    pairs = zip(facts.channels, facts.intensities, strict=True)
+    return tuple(
+        _ct(intensities) if name.lower() == "ct" else ZScoreNormalisation(nonzero_only=nonzero_only)
+        for name, intensities in pairs
+    )
+
+
+def _ct(intensities: Intensities) -> CtNormalisation:
+    return CtNormalisation(
+        lower=intensities.percentile_00_5,
+        upper=intensities.percentile_99_5,
+        mean=intensities.mean,
+        std=max(intensities.std, 1e-8),
+    )
+
+
+def _fitting(spacing: TripleF, median: Triple, max_stages: int, most_voxels: int) -> Topology:
+    """nnU-Net's way from a patch of the volume of 256^3 down to one of at most `most_voxels`."""
+    scale = 256 * prod(spacing) ** (1 / 3)
+    d, h, w = (min(round(scale / mm), size) for mm, size in zip(spacing, median, strict=True))
+    fitted = topology(spacing, (max(1, d), max(1, h), max(1, w)), max_stages)
+    while prod(fitted.patch) > most_voxels:
+        axis = int(
+            np.argmax([size / whole for size, whole in zip(fitted.patch, median, strict=True)])
+        )
+        # two looks, as nnU-Net does: fewer pools may allow a finer step than the present divisor
+        coarse = topology(spacing, _shorter(fitted.patch, axis, fitted.divisor[axis]), max_stages)
+        smaller = topology(spacing, _shorter(fitted.patch, axis, coarse.divisor[axis]), max_stages)
+        if prod(smaller.patch) >= prod(fitted.patch):
+            break  # as small as two stages allow
+        fitted = smaller
+    return fitted
+
+
+def _shorter(patch: Triple, axis: int, by: int) -> Triple:
+    d, h, w = (max(1, n - by) if i == axis else n for i, n in enumerate(patch))
+    return d, h, w
