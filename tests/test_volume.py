@@ -1,4 +1,4 @@
-"""Voxels and their places in mm: whatever is turned, cropped or padded, a voxel stays at its place."""
+"""Voxels and their places in mm: turned, cropped or padded, a voxel stays at its place."""
 
 from __future__ import annotations
 

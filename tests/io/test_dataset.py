@@ -48,12 +48,16 @@ def nnunet(root: Path, name="Dataset005_Prostate", cases=("p_01", "p_02"), **cha
     return folder
 
 
+def read_everything(root: Path, text: str) -> None:
+    dataset = find_dataset(root, text)
+    for case in dataset.cases:
+        read_case(dataset, case)
+
+
 def refusal(root: Path, text: str = "liver") -> str:
-    """The one line with which a data set, or the first of its cases, is refused as bad data."""
+    """The one line with which a data set, or a case of it, is refused as bad data."""
     with pytest.raises(DataError) as error:
-        dataset = find_dataset(root, text)
-        for case in dataset.cases:
-            read_case(dataset, case)
+        read_everything(root, text)
     assert "\n" not in str(error.value)
     assert error.value.mend
     return str(error.value)
@@ -265,7 +269,7 @@ def test_missing_files_are_counted_and_the_first_is_named(make_dataset, tmp_path
     (folder / "labelsTr" / "liver_001.nii.gz").unlink()
     assert "labelsTr/liver_001.nii.gz: is missing —" in refusal(tmp_path)
     (folder / "imagesTr" / "liver_000.nii.gz").unlink()
-    assert "imagesTr/liver_000.nii.gz: is missing, as is 1 other" in refusal(tmp_path)
+    assert "imagesTr/liver_000.nii.gz: is missing (and 1 more)" in refusal(tmp_path)
 
 
 def test_faulty_nnunet_folders_are_refused(tmp_path):
@@ -280,7 +284,7 @@ def test_faulty_nnunet_folders_are_refused(tmp_path):
     (folder / "imagesTr" / "p_02_0002.nii.gz").rename(folder / "imagesTr" / "plain.nii.gz")
     assert "plain.nii.gz: has no channel number" in refusal(tmp_path, "prostate")
     shutil.rmtree(folder / "imagesTr")
-    assert "imagesTr/p_02_0000.nii.gz: is missing, as is 1 other" in refusal(tmp_path, "prostate")
+    assert "imagesTr/p_02_0000.nii.gz: is missing (and 1 more)" in refusal(tmp_path, "prostate")
 
 
 def test_a_wrong_number_of_channels_is_refused(make_dataset, tmp_path):

@@ -288,11 +288,11 @@ def test_one_file_per_channel_is_read_in_the_order_given(tmp_path):
 def test_channels_of_different_grids_are_refused(tmp_path):
     first = save(tmp_path / "a.nii", np.zeros(SHAPE, np.uint8))
     larger = save(tmp_path / "b.nii", np.zeros((3, 4, 6), np.uint8))
-    with pytest.raises(DataError, match="has 3×4×6 voxels, a.nii has 3×4×5"):
+    with pytest.raises(DataError, match=r"has 3×4×6 voxels, a\.nii has 3×4×5"):
         io.read_image([first, larger])
     moved = AFFINE.copy()
     moved[0, 3] = 0.5
-    with pytest.raises(DataError, match="up to 0.5 mm beside a.nii"):
+    with pytest.raises(DataError, match=r"up to 0\.5 mm beside a\.nii"):
         io.read_image([first, save(tmp_path / "c.nii", np.zeros(SHAPE, np.uint8), moved)])
     with pytest.raises(DataError, match="holds 2 channels"):
         io.read_image([first, save(tmp_path / "d.nii", np.zeros((*SHAPE, 2), np.uint8))])

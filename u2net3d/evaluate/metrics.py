@@ -204,8 +204,9 @@ def _surface_mm(mask: Mask, spacing_mm: TripleF) -> NDArray[np.float64]:
     """Places of the surface voxels of a mask (d, h, w), shape (n, 3), in mm."""
     from scipy.ndimage import binary_erosion
 
-    surface: Mask = mask & ~binary_erosion(mask)
-    return np.argwhere(surface) * np.array(spacing_mm)
+    places: NDArray[np.float64] = np.argwhere(mask & ~binary_erosion(mask)).astype(np.float64)
+    places *= spacing_mm
+    return places
 
 
 def _share(part: int, whole: int) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,9 @@ def cases_of(
     else:
         what = "lists no cases (neither training, as in MSD, nor file_ending, as in nnU-Net)"
         raise DataError(path, what, 'add "training": [{"image": ..., "label": ...}]')
-    labelled, unlabelled = ([one for one in group if not _hidden(one[0])] for group in found)
+    labelled, unlabelled = (
+        [one for one in group if not one[0][0].name.startswith("._")] for group in found
+    )
     if not labelled:
         raise DataError(path, "lists no case to learn from", "put labelled cases in the folder")
     _require_files(labelled)
@@ -122,8 +125,9 @@ def patients(names: list[str]) -> dict[str, str]:
     and 2 to 10 names share it (`patient001_frame01`, `patient001_frame02`).
     """
     heads = [name.rpartition("_")[0] for name in names]
+    sharing = Counter(heads)
     return {
-        name: head if re.search(r"\d", head) and 2 <= heads.count(head) <= 10 else name
+        name: head if re.search(r"\d", head) and 2 <= sharing[head] <= 10 else name
         for name, head in zip(names, heads, strict=True)
     }
 
@@ -164,8 +168,9 @@ def _msd_cases(folder: Path, content: dict[str, Any]) -> tuple[list[_Files], lis
         image = folder / str(entry["image"])
         labelled.append(((image,), folder / str(entry["label"]), stem(image)))
     unlabelled: list[_Files] = []
-    for entry in content.get("test") or []:
-        image = folder / str(entry["image"] if isinstance(entry, dict) else entry)
+    tests = content.get("test")
+    for entry in tests if isinstance(tests, list) else []:
+        image = folder / str(entry.get("image") if isinstance(entry, dict) else entry)
         unlabelled.append(((image,), None, stem(image)))
     return labelled, unlabelled
 
@@ -210,24 +215,18 @@ def _visible(folder: Path, ending: str) -> list[Path]:
     return sorted(p for p in folder.glob(f"*{ending}") if not p.name.startswith("."))
 
 
-def _hidden(images: tuple[Path, ...]) -> bool:
-    return any(image.name.startswith("._") for image in images)
-
-
 def _require_files(labelled: list[_Files]) -> None:
     wanted = [path for images, label, _ in labelled for path in (*images, label) if path]
     missing = [path for path in wanted if not path.is_file()]
     if missing:
-        others = {1: "", 2: ", as is 1 other"}.get(
-            len(missing), f", as are {len(missing) - 1} others"
-        )
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         mend = "put it there, or take its case out of the data set"
-        raise DataError(missing[0], f"is missing{others}", mend)
+        raise DataError(missing[0], f"is missing{more}", mend)
 
 
 def _named(path: Path, group: list[_Files]) -> tuple[Case, ...]:
     names = [name for _, _, name in group]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(path, f"lists case {twice[0]} twice", "list every case once")
     patient = patients(names)

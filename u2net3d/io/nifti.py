@@ -74,7 +74,7 @@ def from_nibabel(image: Any) -> tuple[Volume, Source]:
     path = Path(image.get_filename() or "image")
     _require_numbers(image.get_data_dtype(), path)
     with _blaming(path), np.errstate(over="ignore"):
-        array = np.array(image.dataobj, dtype=np.float32)
+        array = np.array(np.asarray(image.dataobj, dtype=np.float32))
     header = image.header if isinstance(image, nib.Nifti1Pair) else None
     return image_volume(_channels_first(array, path), image.affine, path, header)
 

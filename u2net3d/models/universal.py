@@ -116,8 +116,14 @@ def _pairs(units: nn.Module, pointwises: nn.Module) -> list[tuple[UnitBank, Poin
 
 
 def _nearest_up(x: Tensor, stride: tuple[int, int, int], like: Tensor) -> Tensor:
-    """Repeats every voxel `stride` times and crops to the skip, whose size may be odd."""
-    for axis, (times, size) in enumerate(zip(stride, like.shape[2:], strict=True), start=2):
-        if times > 1:
-            x = x.repeat_interleave(times, axis).narrow(axis, 0, size)
-    return x
+    """Repeats every voxel `stride` times and crops to the skip, whose size may be odd.
+
+    Written as one expand over channels-last rows, so that the result is channels_last_3d.
+    """
+    d, h, w = stride
+    batch, channels, depth, height, width = x.shape
+    rows = x.permute(0, 2, 3, 4, 1)[:, :, None, :, None, :, None]
+    repeated = rows.expand(batch, depth, d, height, h, width, w, channels)
+    fine = repeated.reshape(batch, depth * d, height * h, width * w, channels)
+    fine = fine[:, : like.shape[2], : like.shape[3], : like.shape[4]]
+    return fine.permute(0, 4, 1, 2, 3)

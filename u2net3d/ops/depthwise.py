@@ -64,7 +64,7 @@ def _input_gradient(gradient: Tensor, weight: Tensor, x: Tensor) -> Tensor:
 
 def _weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor, stride: Triple) -> Tensor:
     d, h, w = weight.shape[2:]
-    if native.usable(x) and max(d, h, w) <= 3:
+    if native.usable(x, gradient) and {d, h, w} <= {1, 3}:
         return native.depthwise_weight_gradient(x, gradient, (d, h, w), stride)
     padding = [d // 2, h // 2, w // 2]
     _, for_weight, _ = torch.ops.aten.convolution_backward(

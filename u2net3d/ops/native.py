@@ -1,7 +1,8 @@
 """The native CPU kernels: loaded by ctypes when they were built at install, else absent.
 
-Plain C (`kernels.c`), compiled for AVX-512, AVX2 and any processor, never compiled at run time. Tensors are float32 on the CPU and
-channels_last_3d; sums are added in a fixed order, so the same threads give the same bits.
+Plain C (`kernels.c`), compiled for AVX-512, AVX2 and any processor, never compiled at run time.
+Tensors are float32 on the CPU and channels_last_3d; sums are added in a fixed order, so the same
+threads give the same bits.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Kernels:
         self.norm_forward.argtypes = [*[_POINTER] * 8, _FLOAT, _FLOAT]
         self.norm_backward = library[f"u2_norm_backward_{processor}"]
         self.norm_backward.argtypes = [*[_POINTER] * 11, _FLOAT]
+        for function in (self.depthwise_weight_gradient, self.norm_forward, self.norm_backward):
+            function.restype = None
 
 
 @functools.cache
@@ -45,10 +48,14 @@ def library() -> Kernels | None:
     return None
 
 
-def usable(x: Tensor) -> bool:
-    """Whether the native kernels take a tensor like `x` (B, C, D, H, W)."""
-    fits = x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[1] <= _MOST_CHANNELS
-    return fits and library() is not None
+def usable(x: Tensor, *others: Tensor) -> bool:
+    """Whether the native kernels take a tensor like `x` (B, C, D, H, W) together with `others`.
+
+    Every tensor is asked, since the kernels read raw memory: under autocast a gradient may be of
+    another type than the input that was saved.
+    """
+    plain = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (x, *others))
+    return plain and x.shape[1] <= _MOST_CHANNELS and x.numel() > 0 and library() is not None
 
 
 def depthwise_weight_gradient(
@@ -81,7 +88,7 @@ def norm_forward(
     y = torch.empty_like(x)
     mean, rstd = torch.empty(2, *x.shape[:2])
     scratch, sizes = _norm_scratch(x)
-    inputs = (x, y, weight, bias, mean, rstd, scratch, sizes)
+    inputs = (x, y, weight.contiguous(), bias.contiguous(), mean, rstd, scratch, sizes)
     _kernels().norm_forward(*(tensor.data_ptr() for tensor in inputs), eps, slope)
     return x, y, mean, rstd
 
@@ -95,6 +102,7 @@ def norm_backward(
     gx = torch.empty_like(x)
     gweight, gbias = torch.empty(2, *x.shape[:2])
     scratch, sizes = _norm_scratch(x)
+    weight, bias = weight.contiguous(), bias.contiguous()
     tensors = (x, gradient, gx, weight, bias, mean, rstd, gweight, gbias, scratch, sizes)
     _kernels().norm_backward(*(tensor.data_ptr() for tensor in tensors), slope)
     return gx, gweight.sum(0), gbias.sum(0)

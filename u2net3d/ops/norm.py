@@ -23,8 +23,11 @@ def instance_norm_act(
     """LeakyReLU((x - mean) / sqrt(var + eps) * weight + bias), statistics per sample and channel.
 
     x (B, C, D, H, W); weight and bias (C,); slope of the LeakyReLU below 0, 1 for none; the
-    variance is the biased one (Ulyanov et al. 2016, eq. 4-5).
+    variance is the biased one (Ulyanov et al. 2016, eq. 4-5). Raises ValueError when weight or bias
+    is not (C,): the native kernels would read past it.
     """
+    if not weight.shape == bias.shape == x.shape[1:2]:
+        raise ValueError(f"weight and bias must be ({x.shape[1]},), not {[*weight.shape, *bias.shape]}")
     result: Tensor = _NormAct.apply(x, weight, bias, slope, eps)
     return result
 
@@ -34,7 +37,7 @@ class _NormAct(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, slope: float, eps: float
     ) -> Tensor:
-        if native.usable(x):
+        if native.usable(x, weight, bias):
             x, y, mean, rstd = native.norm_forward(x, weight, bias, eps, slope)
         else:
             variance, mean = torch.var_mean(x, _SPACE, correction=0)
@@ -48,7 +51,7 @@ class _NormAct(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         x, weight, bias, mean, rstd = ctx.saved_tensors
-        if native.usable(x):
+        if native.usable(x, gradient, weight, bias):
             gx, gweight, gbias = native.norm_backward(
                 x, gradient, weight, bias, mean, rstd, ctx.slope
             )
@@ -57,7 +60,7 @@ class _NormAct(torch.autograd.Function):
         behind = torch.where(before > 0, gradient, gradient * ctx.slope)
         normalised = (x - _wide(mean)) * _wide(rstd)
         gbias, gweight = behind.sum(_SPACE), (behind * normalised).sum(_SPACE)
-        voxels = x[0, 0].numel()
+        voxels = x.shape[2:].numel()
         inner = behind - _wide(gbias / voxels) - normalised * _wide(gweight / voxels)
         return inner * _wide(weight * rstd), gweight.sum(0), gbias.sum(0), None, None
 

@@ -1,0 +1,242 @@
+"""The training loop: one step per domain in turn, validation, best and last state.
+
+`train` and `add-domain` both run through it; a frozen trunk is the only difference.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from u2net3d.errors import TrainingError
+from u2net3d.io.dataset import Case, Dataset
+from u2net3d.losses import LOSSES, supervised
+from u2net3d.models.universal import UniversalNet
+from u2net3d.ops.memory import keep_freed_memory
+from u2net3d.patches.loader import Batch, DomainLoader, Prefetcher, round_robin
+from u2net3d.spec import DomainSpec, TrainSpec
+from u2net3d.train import checkpoint
+from u2net3d.train.checkpoint import Checkpoint
+from u2net3d.train.history import History
+from u2net3d.train.schedule import Progress, learning_rate, share_done, validation_due
+from u2net3d.train.validate import DomainScore, judge
+
+CHECKPOINT_EVERY_S = 120.0
+_ENDLESS = 2**62  # steps of a run that ends by the clock
+
+
+@dataclass(frozen=True)
+class Learner:
+    """One domain in training: what it is, where its patches come from, what it is judged by."""
+
+    spec: DomainSpec
+    dataset: Dataset
+    loader: DomainLoader
+    validation: tuple[Case, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What stays the same over a run. identity: see `Checkpoint`."""
+
+    spec: TrainSpec
+    learners: tuple[Learner, ...]
+    folder: Path
+    identity: str
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Result:
+    """The best state of a run (one step for trunk and all banks) and its validation."""
+
+    step: int
+    steps: int
+    seconds: float
+    scores: dict[str, DomainScore]
+
+
+class Listener(Protocol):
+    """Who wants to know how the run goes on."""
+
+    def stepped(self, at: Progress, share: float, domain: str, loss: float) -> None:
+        """After every step; `share` of the budget is used up."""
+
+    def validated(self, at: Progress, scores: dict[str, DomainScore], best: bool) -> None:
+        """After every validation."""
+
+
+def train(net: UniversalNet, run: Run, listener: Listener, *, resume: bool) -> Result:
+    """Trains what of `net` requires gradients; on return `net` holds the best state, in eval().
+
+    Best is the step with the highest mean Dice over the domains; without validation cases the
+    last. Raises TrainingError when the loss is no longer finite.
+    """
+    keep_freed_memory()
+    net.to(run.device)
+    state = _Loop(net, run, listener)
+    if resume:
+        state.restore(checkpoint.load(run.folder, run.identity))
+    try:
+        state.go()
+    except KeyboardInterrupt:
+        state.save()
+        raise
+    return state.finish()
+
+
+class _Loop:
+    """The moving parts of a run."""
+
+    def __init__(self, net: UniversalNet, run: Run, listener: Listener) -> None:
+        self.net, self.run, self.listener = net, run, listener
+        self.optimiser = _optimiser(net, run.spec)
+        self.history = History(run.folder)
+        self.at = Progress(0, 0.0)
+        self.validations = 0
+        self.best_step, self.best_scores = -1, dict[str, DomainScore]()
+        self.best_net: dict[str, Any] = {}
+        self.saved_at = 0.0
+        self.began = time.perf_counter()
+        self.scores: dict[str, DomainScore] = {}
+
+    def go(self) -> None:
+        """Steps until the budget is used up, the last validation included."""
+        spec = self.run.spec
+        self.began = time.perf_counter() - self.at.elapsed_s
+        loaders = [learner.loader for learner in self.run.learners]
+        last = spec.steps if spec.time_s is None else _ENDLESS
+        self.net.train()
+        with Prefetcher(round_robin(loaders, self.at.step, last)) as batches:
+            while (share := share_done(spec, self.at)) < 1:
+                self._step(next(batches), share)
+                if validation_due(spec, self.validations, share_done(spec, self.at)):
+                    self._validate()
+                elif self.at.elapsed_s - self.saved_at > CHECKPOINT_EVERY_S:
+                    self.save()
+
+    def _step(self, batch: Batch, share: float) -> None:
+        rate = learning_rate(self.run.spec, self.at.step, share)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        loss = _learn(self.net, self.optimiser, batch, self.run.spec, self.run.device)
+        if not math.isfinite(loss):
+            what = f"the loss of {batch.domain} became {loss} at step {self.at.step}"
+            raise TrainingError(self.run.folder, what, "resume with a lower learning rate")
+        self.history.step(self.at.step, batch.domain, loss, rate, self._elapsed())
+        self.at = Progress(self.at.step + 1, self._elapsed(), self.at.validation_s)
+        self.listener.stepped(self.at, share_done(self.run.spec, self.at), batch.domain, loss)
+
+    def _validate(self) -> None:
+        started = time.perf_counter()
+        self.validations += 1
+        scores = {
+            learner.spec.name: judge(
+                self.net, learner.spec, learner.dataset, learner.validation, self.run.device
+            )
+            for learner in self.run.learners
+            if learner.validation
+        }
+        self.net.train()
+        best = not scores or self.best_step < 0 or _mean(scores) > _mean(self.best_scores)
+        if best:
+            self.best_step, self.best_scores = self.at.step, scores
+            self.best_net = copy.deepcopy(self.net.state_dict())
+        for name, score in scores.items():
+            self.history.validation(self.at.step, name, score, self._elapsed())
+        self.history.draw()
+        self.at = Progress(self.at.step, self._elapsed(), time.perf_counter() - started)
+        self.listener.validated(self.at, scores, best)
+        self.save()
+
+    def finish(self) -> Result:
+        """The best state goes back into the network."""
+        if self.best_net:
+            self.net.load_state_dict(self.best_net)
+        self.net.eval()
+        return Result(self.best_step, self.at.step, self.at.elapsed_s, self.best_scores)
+
+    def save(self) -> None:
+        """Writes the checkpoint."""
+        self.saved_at = self._elapsed()
+        checkpoint.save(
+            self.run.folder,
+            Checkpoint(
+                identity=self.run.identity,
+                step=self.at.step,
+                elapsed_s=self.saved_at,
+                validation_s=self.at.validation_s,
+                validations=self.validations,
+                net=self.net.state_dict(),
+                optimiser=self.optimiser.state_dict(),
+                best_net=self.best_net,
+                best_step=self.best_step,
+                best_scores={
+                    name: [list(judged.dice) for judged in score.cases]
+                    for name, score in self.best_scores.items()
+                },
+            ),
+        )
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Takes up the run where a checkpoint left it."""
+        self.net.load_state_dict(saved.net)
+        self.optimiser.load_state_dict(saved.optimiser)
+        self.at = Progress(saved.step, saved.elapsed_s, saved.validation_s)
+        self.saved_at, self.validations = saved.elapsed_s, saved.validations
+        self.best_net, self.best_step = saved.best_net, saved.best_step
+        self.best_scores = {
+            learner.spec.name: DomainScore.of(
+                learner.spec, learner.validation, saved.best_scores[learner.spec.name]
+            )
+            for learner in self.run.learners
+            if learner.spec.name in saved.best_scores
+        }
+        self.history.forget_after(saved.step)
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self.began
+
+
+def _learn(
+    net: UniversalNet,
+    optimiser: torch.optim.Optimizer,
+    batch: Batch,
+    spec: TrainSpec,
+    device: torch.device,
+) -> float:
+    """One step on one batch; what the domain does not use has no gradient and does not move."""
+    optimiser.zero_grad(set_to_none=True)
+    outputs = net(batch.image.to(device), batch.domain)
+    loss = supervised(LOSSES[spec.loss], outputs, batch.label.to(device))
+    value = loss.item()
+    if math.isfinite(value):
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(_trained(net), spec.clip_norm)
+        optimiser.step()
+    return value
+
+
+def _optimiser(net: UniversalNet, spec: TrainSpec) -> torch.optim.Optimizer:
+    weights = _trained(net)
+    if spec.optimiser == "adamw":
+        return torch.optim.AdamW(weights, spec.learning_rate, weight_decay=spec.weight_decay)
+    return torch.optim.SGD(
+        weights, spec.learning_rate, momentum=0.99, nesterov=True, weight_decay=spec.weight_decay
+    )
+
+
+def _trained(net: UniversalNet) -> Sequence[Tensor]:
+    return [weight for weight in net.parameters() if weight.requires_grad]
+
+
+def _mean(scores: dict[str, DomainScore]) -> float:
+    return sum(score.mean for score in scores.values()) / max(len(scores), 1)

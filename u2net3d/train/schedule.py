@@ -1,0 +1,40 @@
+"""How far a run is, and the learning rate that goes with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from u2net3d.spec import TrainSpec
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: steps done, seconds spent, seconds that its last validation took."""
+
+    step: int
+    elapsed_s: float
+    validation_s: float = 0.0
+
+
+def share_done(spec: TrainSpec, at: Progress) -> float:
+    """Part of the budget that is used up, 0 to 1: by steps, or by the clock where a time is given.
+
+    By the clock one validation is reserved for the end.
+    """
+    if spec.time_s is None:
+        return min(at.step / spec.steps, 1.0)
+    return min(at.elapsed_s / max(spec.time_s - at.validation_s, 1e-9), 1.0)
+
+
+def learning_rate(spec: TrainSpec, step: int, share: float) -> float:
+    """Linear warm-up over `warmup_steps`, times polynomial decay (1 - share) ** decay_power.
+
+    step counts from 0; the decay is Chen et al.'s (DeepLab, arXiv 1606.00915, section 4.1).
+    """
+    warm = min((step + 1) / spec.warmup_steps, 1.0) if spec.warmup_steps else 1.0
+    return spec.learning_rate * warm * (1 - min(share, 1.0)) ** spec.decay_power
+
+
+def validation_due(spec: TrainSpec, validations_done: int, share: float) -> bool:
+    """Whether the next of `spec.validations` evenly spread validations is reached."""
+    return share >= (validations_done + 1) / spec.validations
