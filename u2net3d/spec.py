@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from u2net3d.errors import UsageError
 from u2net3d.volume import Triple, TripleF
 
+STEPS_PER_DOMAIN = 500  # of the preset, where no budget is given
 RESERVED_NAMES = frozenset({"auto", "all", "mean", "nearest", "fresh", "type", "train", "pop"})
 
 
@@ -111,9 +112,12 @@ class ModelSpec(Frozen):
 
 
 class TrainSpec(Frozen):
-    """How a network is trained; the defaults are the preset's."""
+    """How a network is trained; the defaults are the preset's.
 
-    steps: int = Field(default=4000, ge=1)
+    steps counts all domains together; time_s, where given, is the budget instead.
+    """
+
+    steps: int = Field(default=STEPS_PER_DOMAIN, ge=1)
     time_s: float | None = Field(default=None, gt=0)
     optimiser: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(default=4e-3, gt=0)

@@ -46,7 +46,7 @@ class Manifest(Frozen):
     trunk_id: str
     trunk_weights: int
     trunk: FileEntry
-    domains: dict[str, FileEntry] = {}
+    domains: dict[str, FileEntry] = Field(default_factory=dict)
 
 
 class DomainFile(Frozen):
@@ -58,7 +58,7 @@ class DomainFile(Frozen):
     weights: int = Field(ge=0)
     adapters: int = Field(ge=0)
     domain: DomainSpec
-    card: dict[str, Any] = {}
+    card: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,9 @@ def save_model(
         domains=entries,
     )
     files.write_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+    for path in (folder / DOMAINS).glob("*.safetensors"):
+        if path.stem not in entries:  # of the model that was overwritten, on another trunk
+            path.unlink()
     return manifest
 
 

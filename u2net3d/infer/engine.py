@@ -51,7 +51,7 @@ def sliding_logits(
     weights = torch.zeros(volume.shape[1:])
     weight = torch.from_numpy(gaussian_weight(patch))
     views = _reflections(spec) if tta else [()]
-    for start in tile_starts(tuple(volume.shape[1:]), patch, overlap):  # type: ignore[arg-type]
+    for start in tile_starts(tuple(volume.shape[1:]), patch, overlap):
         at = tuple(slice(a, a + n) for a, n in zip(start, patch, strict=True))
         tile = volume[(slice(None), *at)][None]
         logits = torch.stack([_seen_from(engine, tile, spec, axes) for axes in views]).mean(0)

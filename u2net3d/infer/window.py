@@ -41,4 +41,5 @@ def gaussian_weight(patch: Triple) -> NDArray[np.float32]:
         at = np.arange(size) - (size - 1) / 2
         profile = np.exp(-(at**2) / (2 * (size * _SIGMA_SHARE) ** 2))
         weight = weight * profile.reshape([-1 if a == axis else 1 for a in range(3)])
-    return np.maximum(weight / weight.max(), _LEAST_WEIGHT).astype(np.float32)
+    result: NDArray[np.float32] = np.maximum(weight / weight.max(), _LEAST_WEIGHT).astype("f4")
+    return result

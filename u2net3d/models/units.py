@@ -12,7 +12,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from u2net3d.ops.depthwise import depthwise_conv3d
 from u2net3d.ops.norm import instance_norm_act
@@ -67,9 +67,10 @@ class UnitBank(nn.Module):
         self.outer = NormAct(channels_out)
 
     def forward(self, x: Tensor, pointwise: Pointwise, slope: float = SLOPE) -> Tensor:
-        """(B, C_in, D, H, W) -> (B, C_out, ceil(D / stride), ...) through the shared `pointwise`."""
+        """(B, C_in, D, H, W) -> (B, C_out, ceil(D / stride), ...) by the shared `pointwise`."""
         x = self.inner(depthwise_conv3d(x, self.weight, self.stride))
-        return self.outer(pointwise(x), slope)
+        result: Tensor = self.outer(pointwise(x), slope)
+        return result
 
 
 class Stem(nn.Module):

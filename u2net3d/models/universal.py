@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from u2net3d.models.banks import Bank, BankShape
 from u2net3d.models.units import LINEAR, SLOPE, Pointwise, UnitBank

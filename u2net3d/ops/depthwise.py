@@ -25,7 +25,7 @@ def depthwise_conv3d(x: Tensor, weight: Tensor, stride: Triple = (1, 1, 1)) -> T
     x (B, C, D, H, W); weight (C, 1, kD, kH, kW) with odd kernels; result (B, C, ceil(D / stride_D),
     ceil(H / stride_H), ceil(W / stride_W)).
     """
-    result: Tensor = _Depthwise.apply(x, weight, stride)
+    result: Tensor = _Depthwise.apply(x, weight, stride)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -37,7 +37,7 @@ class _Depthwise(torch.autograd.Function):
         return _convolve(x, weight, stride)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         for_x = _input_gradient(gradient, weight, x) if ctx.needs_input_grad[0] else None

@@ -1,7 +1,10 @@
 /* Native CPU kernels of u2net3d: the same code compiled for three kinds of processor.
  *
- * A plain C interface; `u2_use` chooses one set for the life of the process. GCC lowers vector
- * types before it clones functions (target_clones), hence one inclusion per target instead.
+ * A plain C interface; `u2_processor` says which set to call (native.py). GCC lowers vector types
+ * before it clones functions (target_clones), hence one inclusion per target instead.
+ *
+ * Nothing is checked here: native.py hands over only dense float32 tensors of matching shapes, with
+ * at least one voxel and at most MAX_CHANNELS channels.
  */
 #include <math.h>
 #include <stdint.h>

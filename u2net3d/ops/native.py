@@ -98,7 +98,7 @@ def norm_backward(
     slope: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of `norm_forward` for x (B, C, D, H, W), weight (C,) and bias (C,)."""
-    gradient = _channels_last(gradient)
+    x, gradient = _channels_last(x), _channels_last(gradient)
     gx = torch.empty_like(x)
     gweight, gbias = torch.empty(2, *x.shape[:2])
     scratch, sizes = _norm_scratch(x)

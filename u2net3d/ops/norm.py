@@ -27,8 +27,9 @@ def instance_norm_act(
     is not (C,): the native kernels would read past it.
     """
     if not weight.shape == bias.shape == x.shape[1:2]:
-        raise ValueError(f"weight and bias must be ({x.shape[1]},), not {[*weight.shape, *bias.shape]}")
-    result: Tensor = _NormAct.apply(x, weight, bias, slope, eps)
+        shapes = f"{tuple(weight.shape)} and {tuple(bias.shape)}"
+        raise ValueError(f"weight and bias must be ({x.shape[1]},), not {shapes}")
+    result: Tensor = _NormAct.apply(x, weight, bias, slope, eps)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -48,7 +49,7 @@ class _NormAct(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         x, weight, bias, mean, rstd = ctx.saved_tensors
         if native.usable(x, gradient, weight, bias):

@@ -6,7 +6,7 @@ torch's convolution takes 6 times as long for it, forward and backward, on a CPU
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 
 def pointwise_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -26,7 +26,7 @@ from u2net3d.spec import DomainSpec, TrainSpec
 from u2net3d.train import checkpoint
 from u2net3d.train.checkpoint import Checkpoint
 from u2net3d.train.history import History
-from u2net3d.train.schedule import Progress, learning_rate, share_done, validation_due
+from u2net3d.train.schedule import Progress, learning_rate, share_done, validations_passed
 from u2net3d.train.validate import DomainScore, judge
 
 CHECKPOINT_EVERY_S = 120.0
@@ -118,7 +118,7 @@ class _Loop:
         with Prefetcher(round_robin(loaders, self.at.step, last)) as batches:
             while (share := share_done(spec, self.at)) < 1:
                 self._step(next(batches), share)
-                if validation_due(spec, self.validations, share_done(spec, self.at)):
+                if validations_passed(spec, share_done(spec, self.at)) > self.validations:
                     self._validate()
                 elif self.at.elapsed_s - self.saved_at > CHECKPOINT_EVERY_S:
                     self.save()
@@ -137,7 +137,6 @@ class _Loop:
 
     def _validate(self) -> None:
         started = time.perf_counter()
-        self.validations += 1
         scores = {
             learner.spec.name: judge(
                 self.net, learner.spec, learner.dataset, learner.validation, self.run.device
@@ -154,6 +153,7 @@ class _Loop:
             self.history.validation(self.at.step, name, score, self._elapsed())
         self.history.draw()
         self.at = Progress(self.at.step, self._elapsed(), time.perf_counter() - started)
+        self.validations = validations_passed(self.run.spec, share_done(self.run.spec, self.at))
         self.listener.validated(self.at, scores, best)
         self.save()
 

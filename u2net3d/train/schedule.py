@@ -32,9 +32,14 @@ def learning_rate(spec: TrainSpec, step: int, share: float) -> float:
     step counts from 0; the decay is Chen et al.'s (DeepLab, arXiv 1606.00915, section 4.1).
     """
     warm = min((step + 1) / spec.warmup_steps, 1.0) if spec.warmup_steps else 1.0
-    return spec.learning_rate * warm * (1 - min(share, 1.0)) ** spec.decay_power
+    left: float = (1 - min(share, 1.0)) ** spec.decay_power
+    return spec.learning_rate * warm * left
 
 
-def validation_due(spec: TrainSpec, validations_done: int, share: float) -> bool:
-    """Whether the next of `spec.validations` evenly spread validations is reached."""
-    return share >= (validations_done + 1) / spec.validations
+def validations_passed(spec: TrainSpec, share: float) -> int:
+    """How many of the `spec.validations` evenly spread validations are due by now.
+
+    The last is due when the budget is used up; a validation so long that it passes the moment of
+    the next one replaces it.
+    """
+    return int(share * spec.validations + 1e-9)

@@ -37,9 +37,7 @@ class DomainScore:
     cases: tuple[Judged, ...]
 
     @classmethod
-    def of(
-        cls, spec: DomainSpec, cases: tuple[Case, ...], rows: list[list[float]]
-    ) -> DomainScore:
+    def of(cls, spec: DomainSpec, cases: tuple[Case, ...], rows: list[list[float]]) -> DomainScore:
         """The scores of `cases`, one row of Dice per foreground label each."""
         pairs = zip(cases, rows, strict=True)
         return cls(spec.labels[1:], tuple(Judged(case, tuple(row)) for case, row in pairs))

@@ -1,0 +1,107 @@
+"""The verbs `train` and `add-domain`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from u2net3d import store
+from u2net3d.cli.progress import listener, show_prepared
+from u2net3d.cli.say import say
+from u2net3d.errors import UsageError
+from u2net3d.infer.predict import choose_device
+from u2net3d.io.dataset import find_dataset, find_datasets
+from u2net3d.prep.cache import default_cache
+from u2net3d.spec import STEPS_PER_DOMAIN, ModelSpec, TrainSpec
+from u2net3d.train.add_domain import add_domain as add
+from u2net3d.train.loop import Result
+from u2net3d.train.run import Request, train_model
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options that `train` and `add-domain` share, as typed."""
+
+    model: Path
+    steps: int | None
+    time: str | None
+    fold: str
+    device: str
+    resume: bool
+    overwrite: bool
+    seed: int
+    cache: Path | None
+
+
+def train(names: list[str], data: Path, options: Options) -> None:
+    """Trains a new model and says where it is."""
+    request = _request(options, domains=len(names))
+    datasets = find_datasets(data, [name for name in names if name.strip()])
+    with listener([dataset.domain for dataset in datasets]) as watching:
+        result, manifest = train_model(datasets, ModelSpec(), request, watching, say, show_prepared)
+    _report(options.model, options.model / "runs" / "train", result, manifest)
+
+
+def add_domain(name: str, data: Path, patients: int | None, init: str, options: Options) -> None:
+    """Adds a domain to a model and says that the others did not change."""
+    store.read_manifest(options.model)
+    request = _request(options, domains=1)
+    dataset = find_dataset(data, name)
+    with listener([dataset.domain]) as watching:
+        result, manifest = add(dataset, request, init, patients, watching, say, show_prepared)
+    _report(options.model, options.model / "runs" / f"add-{dataset.domain}", result, manifest)
+    say(f"trunk {manifest.trunk_id[:12]} and every other domain: not a byte changed")
+
+
+def seconds_of(text: str) -> float:
+    """`90s`, `30m`, `1.5h` in seconds; a bare number is minutes. Raises UsageError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip().lower())
+    if not match or float(match[1]) == 0:
+        raise UsageError("--time", f"'{text}' is no duration", "write 90s, 30m or 1.5h")
+    return float(match[1]) * _UNITS[match[2] or "m"]
+
+
+def _request(options: Options, domains: int) -> Request:
+    if options.steps and options.time:
+        raise UsageError("--time", "--steps is given as well", "give one of the two")
+    spec = TrainSpec(seed=options.seed, fold=_fold(options.fold))
+    spec = spec.model_copy(
+        update={
+            "steps": options.steps or STEPS_PER_DOMAIN * domains,
+            "time_s": seconds_of(options.time) if options.time else None,
+        }
+    )
+    return Request(
+        model=options.model,
+        spec=spec,
+        device=choose_device(options.device),
+        cache=options.cache or default_cache(),
+        resume=options.resume,
+        overwrite=options.overwrite,
+        command=" ".join(["u2net3d", *sys.argv[1:]]),
+    )
+
+
+def _fold(text: str) -> int | Literal["all"]:
+    if text == "all":
+        return "all"
+    if not text.isdigit():
+        raise UsageError("--fold", f"'{text}' is no fold", "use 0 to 4, or all")
+    return int(text)
+
+
+def _report(model: Path, run: Path, result: Result, manifest: store.Manifest) -> None:
+    for name, score in result.scores.items():
+        values = ", ".join(
+            f"{label} {value:.3f}" if value is not None else f"{label} absent"
+            for label, value in score.per_label().items()
+        )
+        say(f"{name}: validation Dice {score.mean:.3f} on {len(score.cases)} cases ({values})")
+    minutes = result.seconds / 60
+    say(f"best of {result.steps} steps in {minutes:.1f} min: step {result.step}")
+    say(f"model: {model} ({len(manifest.domains)} domains); curves and pictures: {run}")

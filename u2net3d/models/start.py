@@ -1,0 +1,48 @@
+"""Starts a bank from the banks of other domains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from u2net3d.models.banks import Bank
+from u2net3d.models.units import UnitBank
+
+
+@torch.no_grad()
+def start_from(bank: Bank, others: Sequence[Bank]) -> int:
+    """Sets every weight of the bank's units to its mean over `others`; returns how many were set.
+
+    A bank takes part in a tensor where it holds one of that shape; a 1x3x3 kernel and the centre
+    slice of a 3x3x3 kernel count as the same. Stem and heads stay as they are, and so does what no
+    other bank holds.
+    """
+    taken = 0
+    for name, unit in bank.named_modules():
+        if not isinstance(unit, UnitBank):
+            continue
+        for part, weight in unit.named_parameters():
+            found = [_held(other, f"{name}.{part}", weight) for other in others]
+            values = [value for value in found if value is not None]
+            if values:
+                weight.copy_(torch.stack(values).mean(0))
+                taken += weight.numel()
+    return taken
+
+
+def _held(other: Bank, name: str, like: Tensor) -> Tensor | None:
+    held: Tensor | None = dict(other.named_parameters()).get(name)
+    if held is None or held.shape[:2] != like.shape[:2]:
+        return None
+    for axis in range(2, like.dim()):
+        size, wanted = held.shape[axis], like.shape[axis]
+        if size == wanted:
+            continue
+        if wanted == 1:
+            held = held.narrow(axis, size // 2, 1)
+        else:  # a flat kernel inside a deep one: zeros around the centre
+            around = [(wanted - size) // 2 if a == axis else 0 for a in range(like.dim())]
+            held = torch.nn.functional.pad(held, [n for n in reversed(around) for _ in (0, 1)])
+    return held

@@ -1,0 +1,130 @@
+"""A new domain on a frozen trunk: what `u2net3d add-domain` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from u2net3d import files, store
+from u2net3d.errors import ModelError, UsageError
+from u2net3d.io.dataset import Dataset, Split, split
+from u2net3d.models.banks import BankShape
+from u2net3d.models.start import start_from
+from u2net3d.models.universal import UniversalNet
+from u2net3d.prep.plan import domain_spec
+from u2net3d.spec import domain_name
+from u2net3d.train.loop import Listener, Result, Run, train
+from u2net3d.train.pictures import draw_cases
+from u2net3d.train.run import (
+    Prepared,
+    Request,
+    Say,
+    begin,
+    card,
+    identity,
+    learner,
+    require_free,
+)
+
+
+def add_domain(
+    dataset: Dataset,
+    request: Request,
+    init: str,
+    patients: int | None,
+    listener: Listener,
+    say: Say,
+    prepared: Prepared,
+) -> tuple[Result, store.Manifest]:
+    """Trains a bank for `dataset` on the frozen trunk of a model and adds it to the folder.
+
+    init: `fresh`, `mean` over the model's banks, or the name of one of them; patients: how many of
+    the training patients to learn from (None: all). One file and one entry of the manifest are
+    written. Raises UsageError for a domain that is there already or an unknown `init`, ModelError
+    if a byte of the trunk or of another bank is no longer what it was.
+    """
+    folder = request.model / "runs" / f"add-{dataset.domain}"
+    before = _file_hashes(request.model)
+    net, model, specs = store.load(request.model)
+    if dataset.domain in specs and not (request.overwrite or request.resume):
+        mend = "give it another name (name=PATH), or replace it with --overwrite"
+        raise UsageError("domain", f"{dataset.domain} is in {request.model} already", mend)
+    require_free(request.model, folder, request)
+    cases = _first_patients(split(dataset, request.spec.fold), patients)
+    spec = domain_spec(
+        dataset,
+        cases.training,
+        model.stages,
+        progress=lambda done, total: prepared(dataset.domain, done, total),
+    )
+    net = _with_new_bank(net, spec.name, BankShape.of(spec), init, request)
+    each = learner(dataset, spec, cases, request, prepared)
+    trunk = store.read_manifest(request.model).trunk_id
+    run = Run(
+        spec=request.spec,
+        learners=(each,),
+        folder=folder,
+        identity=identity(model, [each], request.spec, f"add {init} to {trunk}"),
+        device=request.device,
+    )
+    begin(run, model, request, say, net)
+    result = train(net, run, listener, resume=request.resume)
+    manifest = store.save_domain(request.model, net.cpu(), spec, card(each, result, request.spec))
+    _require_unchanged(request.model, before, spec.name)
+    draw_cases(net, run, result)
+    return result, manifest
+
+
+def _with_new_bank(
+    net: UniversalNet, name: str, shape: BankShape, init: str, request: Request
+) -> UniversalNet:
+    if name in net.banks:
+        del net.banks[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(request.spec.seed)
+        bank = net.add_bank(name, shape)
+    others = [other for other in net.domains if other != name]
+    if init != "fresh":
+        sources = others if init == "mean" else [_known(init, others)]
+        start_from(bank, [net.bank(source) for source in sources])
+    net.requires_grad_(False)
+    bank.requires_grad_(True)
+    return net
+
+
+def _known(init: str, others: list[str]) -> str:
+    if init == "nearest":
+        raise UsageError("--init", "nearest is not built yet", "use fresh, mean or a domain's name")
+    name = domain_name(init)
+    if name not in others:
+        there = ", ".join(others)
+        raise UsageError("--init", f"'{init}' is no domain of this model", f"there are: {there}")
+    return name
+
+
+def _first_patients(cases: Split, patients: int | None) -> Split:
+    if patients is None:
+        return cases
+    names = list(dict.fromkeys(case.patient for case in cases.training))
+    if not 1 <= patients <= len(names):
+        what = f"{patients} asked for, {len(names)} patients to learn from"
+        raise UsageError("--cases", what, f"use 1 to {len(names)}")
+    kept = set(names[:patients])
+    return Split(tuple(case for case in cases.training if case.patient in kept), cases.validation)
+
+
+def _file_hashes(model: Path) -> dict[Path, str]:
+    """The weight files of a model and their SHA-256, before anything is trained."""
+    paths = [model / store.TRUNK, *sorted((model / store.DOMAINS).glob("*.safetensors"))]
+    return {path: files.sha256_file(path) for path in paths if path.is_file()}
+
+
+def _require_unchanged(model: Path, before: dict[Path, str], added: str) -> None:
+    for path, sha256 in before.items():
+        if path.stem != added and files.sha256_file(path) != sha256:
+            what = f"changed while {added} was trained"
+            raise ModelError(path, what, f"restore it from a copy; {model} cannot be trusted")
+    differences = store.verify(model)
+    if differences:
+        raise ModelError(model, differences[0], "restore the folder from a copy")
