@@ -21,10 +21,6 @@ def test_every_public_name_exists_and_says_what_it_is():
         assert not generated, f"u2net3d.{name} has no docstring"
 
 
-def test_dir_lists_the_public_names():
-    assert set(u2net3d.__all__) <= set(dir(u2net3d))
-
-
 def test_an_unknown_name_is_an_attribute_error():
     assert not hasattr(u2net3d, "no_such_name")
 

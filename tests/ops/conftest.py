@@ -14,32 +14,34 @@ from u2net3d.ops import native
 PROCESSORS = ("portable", "avx2", "avx512")
 
 
-def kernels_of(processor: str) -> native.Kernels:
-    """The native kernels for `processor`; skips where they were not built or cannot run."""
+def runnable() -> dict[str, native.Kernels]:
+    """The native kernels of every kind that was built and that this processor has."""
     built = sorted(Path(native.__file__).parent.glob("_kernels*.so"))
     if not built:
-        pytest.skip("the native kernels were not built")
+        return {}
     library = ctypes.CDLL(str(built[0]))
-    if PROCESSORS.index(processor) > library.u2_processor():
-        pytest.skip(f"this processor has no {processor}")
-    return native.Kernels(library, processor)
+    here = PROCESSORS[: library.u2_processor() + 1]
+    return {name: native.Kernels(library, name) for name in here}
 
 
-@pytest.fixture(params=["torch", *PROCESSORS])
+KERNELS = runnable()
+
+
+@pytest.fixture(params=["torch", *KERNELS])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Computes by pure torch, or by the native kernels of one kind of processor."""
     name: str = request.param
-    kernels = None if name == "torch" else kernels_of(name)
-    monkeypatch.setattr(native, "library", lambda: kernels)
+    monkeypatch.setattr(native, "library", lambda: KERNELS.get(name))
     return name
 
 
-@pytest.fixture(params=PROCESSORS)
+@pytest.fixture(params=list(KERNELS) or ["none"])
 def native_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The native kernels of one kind of processor."""
     name: str = request.param
-    kernels = kernels_of(name)
-    monkeypatch.setattr(native, "library", lambda: kernels)
+    if name not in KERNELS:
+        pytest.skip("the native kernels were not built")
+    monkeypatch.setattr(native, "library", lambda: KERNELS[name])
     return name
 
 

@@ -29,7 +29,7 @@ LONGEST, NARROWEST, GAP, HEAD, LEGEND_ROW = 4.2, 6.0, 0.08, 0.45, 0.27  # inches
 DPI = 150
 
 
-def overlay(  # noqa: PLR0917
+def overlay(
     image: Array,
     prediction: Array,
     reference: Array | None,
@@ -60,9 +60,9 @@ def overlay(  # noqa: PLR0917
     mm = max(max(plane.height_mm, plane.width_mm) for plane in planes) / LONGEST  # per inch
     high = max(plane.height_mm for plane in planes) / mm
     wide = sum(plane.width_mm / mm + GAP for plane in planes) - GAP
-    longest = max(len(entry.get_label()) for entry in entries)
-    columns = max(1, int(max(wide, NARROWEST) / (0.6 + 0.08 * longest)))  # inches, by estimate
-    foot = LEGEND_ROW * ceil(len(entries) / columns) + 0.12
+    room = sum(0.65 + 0.08 * len(entry.get_label()) for entry in entries)  # inches, by estimate
+    rows = ceil(room / max(wide, NARROWEST))
+    foot = LEGEND_ROW * rows + 0.12
     figure = Figure((max(wide, NARROWEST) + 2 * GAP, HEAD + high + foot), DPI, facecolor="black")
     left = (figure.get_figwidth() - wide) / 2
     for plane in planes:
@@ -71,6 +71,7 @@ def overlay(  # noqa: PLR0917
         left += size[0] + GAP
     _write_title(figure, title, found)
     words = {"labelcolor": PALE, "fontsize": 9, "frameon": False, "borderaxespad": 0.3}
+    columns = ceil(len(entries) / rows)
     figure.legend(handles=entries, loc="lower left", ncols=columns, **words)
     return _png(figure)
 
@@ -187,10 +188,10 @@ def _legend_of(labels: Sequence[str], found: Array | None) -> list[Any]:
     entries: list[Any] = []
     for value, text in _names(labels, found).items():
         colour = _on_black(value)
-        fill = {"facecolor": (colour, FILL), "edgecolor": colour if found is not None else "none"}
-        entries.append(Patch(label=_literal(text), linewidth=1.3, **fill))
+        edge = colour if found is not None else "none"
+        entries.append(Patch(label=_literal(text), facecolor=(colour, 0.7), edgecolor=edge))
     if found is not None:
-        entries.append(Patch(facecolor=(PALE, FILL), edgecolor="none", label="prediction"))
+        entries.append(Patch(facecolor=(PALE, 0.5), edgecolor="none", label="prediction"))
         entries.append(Line2D([], [], color=PALE, linewidth=1.3, label="reference"))
     return entries
 

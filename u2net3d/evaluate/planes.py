@@ -97,14 +97,16 @@ def surroundings(labels: tuple[Array | None, ...], spacing_mm: TripleF) -> tuple
 def grey_window(image: Array, foreground: Array) -> tuple[float, float]:
     """The image values to draw as black and as white, so that the foreground's contrast shows.
 
-    image, foreground: (D, H, W); the spread of the values in the foreground, as much again on
-    either side, within what the image holds. All of the image's range where nothing is foreground.
+    image, foreground: (D, H, W). The spread of the values in the foreground, and one and a half
+    times as much on either side, within what the image holds; all that it holds where nothing is
+    foreground.
     """
     low, high = np.percentile(image, (0.5, 99.5))
     inside = image[foreground > 0]
     if inside.size:
         bottom, top = np.percentile(inside, (2, 98))
-        low, high = max(low, 2 * bottom - top), min(high, 2 * top - bottom)
+        beside = 1.5 * (top - bottom)
+        low, high = max(low, bottom - beside), min(high, top + beside)
     return float(low), float(high if high > low else low + 1)
 
 

@@ -40,7 +40,8 @@ def sliding_logits(
     labels true, swapping left and right labels back (test-time augmentation).
     """
     patch = spec.plan.patch_size
-    around = padding(image.shape[1:], patch)  # type: ignore[arg-type]
+    depth, height, width = image.shape[1:]
+    around = padding((depth, height, width), patch)
     padded = image
     for axis, (before, after) in enumerate(around, start=1):
         if before or after:
@@ -51,7 +52,8 @@ def sliding_logits(
     weights = torch.zeros(volume.shape[1:])
     weight = torch.from_numpy(gaussian_weight(patch))
     views = _reflections(spec) if tta else [()]
-    for start in tile_starts(tuple(volume.shape[1:]), patch, overlap):
+    depth, height, width = volume.shape[1:]
+    for start in tile_starts((depth, height, width), patch, overlap):
         at = tuple(slice(a, a + n) for a, n in zip(start, patch, strict=True))
         tile = volume[(slice(None), *at)][None]
         logits = torch.stack([_seen_from(engine, tile, spec, axes) for axes in views]).mean(0)

@@ -20,7 +20,7 @@ def dice_ce(logits: Tensor, target: Tensor) -> Tensor:
     known = target != IGNORED
     entropy = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum")
     entropy = entropy / known.sum().clamp(min=1)
-    return entropy - _soft_dice(logits.softmax(1), target, known)
+    return entropy - _soft_dice(logits.softmax(1), target, known) * known.any()
 
 
 def _soft_dice(probability: Tensor, target: Tensor, known: Tensor) -> Tensor:

@@ -70,6 +70,7 @@ class UniversalNet(nn.Module):
     def freeze_trunk(self) -> None:
         """From now on no step changes the trunk; `train()` does not undo it."""
         self.trunk.requires_grad_(False)
+        self.trunk.zero_grad(set_to_none=True)  # a gradient left over would still be stepped along
 
     def forward(self, x: Tensor, domain: str) -> list[Tensor]:
         """Logits (B, classes, D, H, W) of a batch (B, C, D, H, W), full resolution first.

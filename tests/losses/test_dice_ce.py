@@ -1,0 +1,104 @@
+"""Soft Dice plus cross-entropy, by hand and against monai."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from u2net3d.losses import dice_ce
+
+
+def logits_of(probabilities):
+    """(V, K) probabilities -> (1, K, 1, 1, V) logits."""
+    return torch.tensor(probabilities).log().t()[None, :, None, None, :]
+
+
+def target_of(values):
+    return torch.tensor(values)[None, None, None, :]
+
+
+def random_case(batch=2, classes=3, shape=(4, 5, 6), seed=0):
+    torch.manual_seed(seed)
+    return torch.randn(batch, classes, *shape), torch.randint(0, classes, (batch, *shape))
+
+
+def test_three_voxels_by_hand():
+    # Probabilities of the foreground 0.2, 0.5, 0.9, truth 0, 1, 1.
+    logits = logits_of([[0.8, 0.2], [0.5, 0.5], [0.1, 0.9]])
+    entropy = -(math.log(0.8) + math.log(0.5) + math.log(0.9)) / 3
+    dice = 2 * (0.5 + 0.9) / ((0.2 + 0.5 + 0.9) + 2)
+    loss = dice_ce(logits, target_of([0, 1, 1]))
+    assert loss.item() == pytest.approx(entropy - dice, abs=1e-5)
+
+
+def test_an_ignored_voxel_counts_in_neither_term():
+    seen = logits_of([[0.8, 0.2], [0.5, 0.5], [0.1, 0.9]])
+    wrong = logits_of([[0.8, 0.2], [0.5, 0.5], [0.1, 0.9], [0.99, 0.01]]).requires_grad_()
+    loss = dice_ce(wrong, target_of([0, 1, 1, -1]))
+    assert loss.item() == pytest.approx(dice_ce(seen, target_of([0, 1, 1])).item(), abs=1e-6)
+    loss.backward()
+    assert torch.equal(wrong.grad[..., 3], torch.zeros(1, 2, 1, 1))
+    assert wrong.grad[..., :3].abs().min() > 0
+
+
+def test_a_batch_that_is_ignored_throughout_teaches_nothing():
+    logits, target = random_case()
+    logits.requires_grad_()
+    loss = dice_ce(logits, torch.full_like(target, -1))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+@pytest.mark.xfail(strict=True, reason="the Dice of nothing counts as 1: the loss is -1, not 0")
+def test_a_batch_that_is_ignored_throughout_gives_nothing():
+    logits, target = random_case()
+    assert dice_ce(logits, torch.full_like(target, -1)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_perfect_prediction_tends_to_minus_one():
+    _, target = random_case()
+    truth = F.one_hot(target, 3).movedim(-1, 1).float()
+    losses = [dice_ce(scale * truth, target).item() for scale in (1, 4, 16, 64)]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] == pytest.approx(-1, abs=1e-6)
+
+
+def test_dice_is_taken_per_sample_and_class():
+    # Sample 0 all right, sample 1 all wrong: mean 1/2, however many voxels each class has.
+    target = torch.tensor([[1, 0, 0, 0], [1, 1, 1, 0]])[:, None, None, :]
+    guess = torch.tensor([[1, 0, 0, 0], [0, 0, 0, 1]])[:, None, None, :]
+    logits = 200 * F.one_hot(guess, 2).movedim(-1, 1).float()
+    entropy = F.cross_entropy(logits, target)
+    assert (dice_ce(logits, target) - entropy).item() == pytest.approx(-0.5, abs=1e-4)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_the_dice_part_agrees_with_monai(classes):
+    with warnings.catch_warnings():  # monai's import warns of its own dependencies
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        from monai.losses import DiceLoss
+
+    oracle = DiceLoss(
+        include_background=False, softmax=True, to_onehot_y=True, smooth_nr=1e-5, smooth_dr=1e-5
+    )
+    logits, target = random_case(classes=classes)
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    loss = dice_ce(ours, target)
+    want = oracle(theirs, target[:, None]) - 1 + F.cross_entropy(theirs, target)
+    torch.testing.assert_close(loss, want, atol=1e-5, rtol=1e-5)
+    loss.backward()
+    want.backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_the_gradient_agrees_with_finite_differences():
+    logits, target = random_case(batch=1, shape=(2, 2, 2))
+    target[0, 0, 0] = -1
+    logits = logits.double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda values: dice_ce(values, target), (logits,))
