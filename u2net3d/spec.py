@@ -14,7 +14,14 @@ from u2net3d.errors import UsageError
 from u2net3d.volume import Triple, TripleF
 
 STEPS_PER_DOMAIN = 500  # of the preset, where no budget is given
-RESERVED_NAMES = frozenset({"auto", "all", "mean", "nearest", "fresh", "type", "train", "pop"})
+# Words of the command line, and the attributes of nn.ModuleDict, which no key of one may be.
+_WORDS = ("auto", "all", "mean", "nearest", "fresh")
+_ATTRIBUTES = (
+    *("apply", "bfloat16", "buffers", "children", "clear", "compile", "cpu", "cuda", "double"),
+    *("eval", "float", "forward", "half", "ipu", "items", "keys", "modules", "mtia", "parameters"),
+    *("pop", "to", "train", "training", "type", "update", "values", "xpu"),
+)
+RESERVED_NAMES = frozenset({*_WORDS, *_ATTRIBUTES})
 
 
 class Frozen(BaseModel):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from u2net3d.models.banks import BankShape
 from u2net3d.models.units import Head, Pointwise, Stem, UnitBank
 from u2net3d.models.universal import UniversalNet
+from u2net3d.spec import RESERVED_NAMES
 
 HALF, CUBE = (2, 2, 2), (3, 3, 3)
 
@@ -279,3 +280,8 @@ def test_the_shape_of_a_bank_follows_the_specification():
     spec = DomainSpec(name="prostate", channels=("T2", "ADC"), labels=labels, plan=plan)
     assert BankShape.of(spec) == THICK
     assert THICK.stages == 4
+
+
+def test_every_name_that_a_bank_cannot_have_is_reserved():
+    taken = {name for name in dir(torch.nn.ModuleDict()) if name.isalnum() and name.islower()}
+    assert taken <= RESERVED_NAMES | {name for name in taken if name.startswith("_")}

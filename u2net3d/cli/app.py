@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any
 
-import click
 import typer
 
 app = typer.Typer(
@@ -26,20 +25,22 @@ Data = Annotated[Path, typer.Option("--data", help="Folder of the data sets.")]
 ModelFolder = Annotated[Path, typer.Option("--model", help="Folder of the model.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Steps = Annotated[
-    Optional[int], typer.Option("--steps", min=1, help="Steps in all, over all domains.")
+    int | None, typer.Option("--steps", min=1, help="Steps in all, over all domains.")
 ]
-Time = Annotated[Optional[str], typer.Option("--time", help="Time to train, such as 30m or 2h.")]
+Time = Annotated[str | None, typer.Option("--time", help="Time to train, such as 30m or 2h.")]
 Fold = Annotated[str, typer.Option("--fold", help="0 to 4, or all (train on every case).")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same run.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Cache = Annotated[
-    Optional[Path], typer.Option("--cache", help="Prepared cases; the user's cache by default.")
+    Path | None, typer.Option("--cache", help="Prepared cases; the user's cache by default.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 DATA, MODEL = Path("data"), Path("model")
+# Newer typer brings a click of its own inside, older ones import click: ask typer for the class.
+CommandLineError: Any = typer.BadParameter.__base__
 
 
 @app.callback(invoke_without_command=True)
@@ -48,6 +49,7 @@ def root(
     debug: Debug = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
+    """One 3-D segmentation network for many organs; add one without touching the others."""
     context.obj = {"debug": debug}
     if version:
         from u2net3d import __version__
@@ -56,7 +58,7 @@ def root(
         raise typer.Exit
 
 
-@app.command(help="Train a new model on one or more domains.")
+@app.command()
 def train(
     domains: Annotated[str, typer.Option("--domains", help="Names, or name=PATH, with commas.")],
     data: Data = DATA,
@@ -70,6 +72,7 @@ def train(
     seed: Seed = 0,
     cache: Cache = None,
 ) -> None:
+    """Train a new model on one or more domains."""
     from u2net3d.cli import training
 
     training.train(
@@ -79,13 +82,13 @@ def train(
     )
 
 
-@app.command("add-domain", help="Teach a model one more domain; its trunk stays frozen.")
+@app.command("add-domain")
 def add_domain(
     name: Annotated[str, typer.Argument(help="The domain, or name=PATH.")],
     data: Data = DATA,
     model: ModelFolder = MODEL,
     cases: Annotated[
-        Optional[int], typer.Option("--cases", min=1, help="Learn from this many patients.")
+        int | None, typer.Option("--cases", min=1, help="Learn from this many patients.")
     ] = None,
     init: Annotated[
         str, typer.Option("--init", help="fresh, mean, or a domain of the model to start from.")
@@ -99,13 +102,14 @@ def add_domain(
     seed: Seed = 0,
     cache: Cache = None,
 ) -> None:
+    """Teach a model one more domain; its trunk stays frozen."""
     from u2net3d.cli import training
 
     options = training.Options(model, steps, time, fold, device, resume, overwrite, seed, cache)
     training.add_domain(name, data, cases, init, options)
 
 
-@app.command(help="Segment a volume, or every volume of a folder.")
+@app.command()
 def predict(
     images: Annotated[
         list[Path],
@@ -120,37 +124,41 @@ def predict(
     ] = 0.5,
     tta: Annotated[bool, typer.Option("--tta/--no-tta", help="Average over reflections.")] = False,
 ) -> None:
+    """Segment a volume, or every volume of a folder."""
     from u2net3d.cli import predicting
 
     predicting.predict(images, output, domain, model, device, overlap, tta)
 
 
-@app.command(help="Compare labels with reference labels: Dice, IoU, HD95, NSD.")
+@app.command()
 def evaluate(
     pred: Annotated[Path, typer.Option("--pred", help="Folder of predicted labels.")],
     ref: Annotated[Path, typer.Option("--ref", help="Folder of reference labels.")],
-    domain: Annotated[Optional[str], typer.Option("--domain", help="Names the labels.")] = None,
+    domain: Annotated[str | None, typer.Option("--domain", help="Names the labels.")] = None,
     model: ModelFolder = MODEL,
     tolerance_mm: Annotated[
         float, typer.Option("--tolerance-mm", min=0, help="Tolerance of the NSD.")
     ] = 2.0,
-    json: Annotated[Optional[Path], typer.Option("--json", help="Write JSON here.")] = None,
-    csv: Annotated[Optional[Path], typer.Option("--csv", help="Write CSV here.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Write JSON here.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write CSV here.")] = None,
 ) -> None:
+    """Compare labels with reference labels: Dice, IoU, HD95, NSD."""
     from u2net3d.cli import reading
 
     reading.evaluate(pred, ref, domain, model, tolerance_mm, json, csv)
 
 
-@app.command(help="List what a model can do.")
+@app.command()
 def domains(model: ModelFolder = MODEL, json: Json = False) -> None:
+    """List what a model can do."""
     from u2net3d.cli import reading
 
     reading.domains(model, json)
 
 
-@app.command(help="Recompute every hash of a model; exit 1 on any difference.")
+@app.command()
 def verify(model: ModelFolder = MODEL) -> None:
+    """Recompute every hash of a model; exit 1 on any difference."""
     from u2net3d.cli import reading
 
     reading.verify(model)
@@ -164,25 +172,24 @@ def run(arguments: list[str]) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         code = app(arguments, standalone_mode=False)
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return stop.exit_code
-    except click.UsageError as error:
+    except CommandLineError as error:
         return _usage(error)
     except U2Net3dError as error:
         if debug:
             raise
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("stopped — go on with --resume", file=sys.stderr)  # noqa: T201
         return 130
     return code if isinstance(code, int) else 0
 
 
-def _usage(error: click.UsageError) -> int:
+def _usage(error: Any) -> int:
     context = error.ctx
-    help_line = f"see `{context.command_path} --help`" if context else "see `u2net3d --help`"
-    where = context.info_name if context else "u2net3d"
-    message = error.format_message().rstrip(".")
-    print(f"error: {where}: {message} — {help_line}", file=sys.stderr)  # noqa: T201
-    return error.exit_code
+    where = context.command_path if context else "u2net3d"
+    what = error.format_message().rstrip(".")
+    print(f"error: {where}: {what} — see `{where} --help`", file=sys.stderr)  # noqa: T201
+    return 2

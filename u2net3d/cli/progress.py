@@ -51,11 +51,13 @@ class _Watch:
         self.dice: dict[str, float] = {}
 
     def add(self, domain: str, loss: float) -> None:
+        """Takes in the loss of one step."""
         before = self.losses.get(domain, loss)
         self.losses[domain] = (1 - _SMOOTHING) * before + _SMOOTHING * loss
         self.steps[domain] = self.steps.get(domain, 0) + 1
 
     def state(self, domain: str, at: Progress, share: float) -> str:
+        """What there is to say about a domain, with the time left."""
         left = at.elapsed_s * (1 - share) / share if share > 0 else 0.0
         dice = f", Dice {self.dice[domain]:.3f}" if domain in self.dice else ""
         loss = f"loss {self.losses[domain]:+.3f}" if domain in self.losses else "waiting"
@@ -71,6 +73,7 @@ class Lines(_Watch):
         self._said = time.perf_counter()
 
     def stepped(self, at: Progress, share: float, domain: str, loss: float) -> None:
+        """See `Listener`."""
         self.add(domain, loss)
         if time.perf_counter() - self._said >= LINE_EVERY_S:
             self._said = time.perf_counter()
@@ -78,6 +81,7 @@ class Lines(_Watch):
                 say(f"{share:4.0%}  {name}: {self.state(name, at, share)}")
 
     def validated(self, at: Progress, scores: dict[str, DomainScore], best: bool) -> None:
+        """See `Listener`."""
         self.dice = {name: score.mean for name, score in scores.items()}
         values = ", ".join(f"{name} {value:.3f}" for name, value in self.dice.items())
         mark = " (best so far)" if best else ""
@@ -92,11 +96,13 @@ class LiveBars(_Watch):
         self._bars, self._tasks = bars, tasks
 
     def stepped(self, at: Progress, share: float, domain: str, loss: float) -> None:
+        """See `Listener`."""
         self.add(domain, loss)
         for name, task in self._tasks.items():
             self._bars.update(task, completed=share, state=self.state(name, at, share))
 
     def validated(self, at: Progress, scores: dict[str, DomainScore], best: bool) -> None:
+        """See `Listener`."""
         self.dice = {name: score.mean for name, score in scores.items()}
         values = ", ".join(f"{name} {value:.3f}" for name, value in self.dice.items())
         mark = " (best so far)" if best else ""
