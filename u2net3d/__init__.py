@@ -67,3 +67,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(f"u2net3d.{_HOME[name]}"), name)
     raise AttributeError(f"module 'u2net3d' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

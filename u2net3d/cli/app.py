@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -39,8 +39,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 DATA, MODEL = Path("data"), Path("model")
-# Newer typer brings a click of its own inside, older ones import click: ask typer for the class.
-CommandLineError: Any = typer.BadParameter.__base__
 
 
 @app.callback(invoke_without_command=True)
@@ -174,7 +172,7 @@ def run(arguments: list[str]) -> int:
         code = app(arguments, standalone_mode=False)
     except typer.Exit as stop:
         return stop.exit_code
-    except CommandLineError as error:
+    except typer.TyperException as error:
         return _usage(error)
     except U2Net3dError as error:
         if debug:
@@ -187,8 +185,8 @@ def run(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _usage(error: Any) -> int:
-    context = error.ctx
+def _usage(error: typer.TyperException) -> int:
+    context = getattr(error, "ctx", None)
     where = context.command_path if context else "u2net3d"
     what = error.format_message().rstrip(".")
     print(f"error: {where}: {what} — see `{where} --help`", file=sys.stderr)  # noqa: T201

@@ -41,11 +41,11 @@ def add_domain(
 
     init: `fresh`, `mean` over the model's banks, or the name of one of them; patients: how many of
     the training patients to learn from (None: all). One file and one entry of the manifest are
-    written. Raises UsageError for a domain that is there already or an unknown `init`, ModelError
-    if a byte of the trunk or of another bank is no longer what it was.
+    written. Raises UsageError for a domain that is there already or an unknown `init`, ModelError,
+    with nothing written, if a byte of the trunk or of another bank is no longer what it was.
     """
     folder = request.model / "runs" / f"add-{dataset.domain}"
-    before = _file_hashes(request.model)
+    before = _file_hashes(request.model, dataset.domain)
     net, model, specs = store.load(request.model)
     if dataset.domain in specs and not (request.overwrite or request.resume):
         mend = "give it another name (name=PATH), or replace it with --overwrite"
@@ -70,8 +70,10 @@ def add_domain(
     )
     begin(run, model, request, say, net)
     result = train(net, run, listener, resume=request.resume)
+    _require_unchanged(before)
     manifest = store.save_domain(request.model, net.cpu(), spec, card(each, result, request.spec))
-    _require_unchanged(request.model, before, spec.name)
+    _require_unchanged(before)
+    _require_whole(request.model)
     draw_cases(net, run, result)
     return result, manifest
 
@@ -114,17 +116,21 @@ def _first_patients(cases: Split, patients: int | None) -> Split:
     return Split(tuple(case for case in cases.training if case.patient in kept), cases.validation)
 
 
-def _file_hashes(model: Path) -> dict[Path, str]:
-    """The weight files of a model and their SHA-256, before anything is trained."""
+def _file_hashes(model: Path, added: str) -> dict[Path, str]:
+    """The trunk's and the other banks' files and their SHA-256, before anything is trained."""
+    new = model / store.DOMAINS / f"{added}.safetensors"
     paths = [model / store.TRUNK, *sorted((model / store.DOMAINS).glob("*.safetensors"))]
-    return {path: files.sha256_file(path) for path in paths if path.is_file()}
+    return {path: files.sha256_file(path) for path in paths if path.is_file() and path != new}
 
 
-def _require_unchanged(model: Path, before: dict[Path, str], added: str) -> None:
+def _require_unchanged(before: dict[Path, str]) -> None:
     for path, sha256 in before.items():
-        if path.stem != added and files.sha256_file(path) != sha256:
-            what = f"changed while {added} was trained"
-            raise ModelError(path, what, f"restore it from a copy; {model} cannot be trusted")
+        if not path.is_file() or files.sha256_file(path) != sha256:
+            what = "is no longer what it was when the training began"
+            raise ModelError(path, what, "restore it from a copy, then repeat with --resume")
+
+
+def _require_whole(model: Path) -> None:
     differences = store.verify(model)
     if differences:
         raise ModelError(model, differences[0], "restore the folder from a copy")

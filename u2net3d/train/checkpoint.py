@@ -20,7 +20,8 @@ class Checkpoint:
     """Everything a run needs to go on as if it had not been stopped.
 
     identity: hash of what must not change between the two halves (plans, cases, seed, recipe);
-    net, best_net: state dicts; scores: last validation's Dice per domain.
+    net, best_net: the weights in training, by name (not those of a frozen trunk); best_scores: Dice
+    of the best step per domain, case and label.
     """
 
     identity: str

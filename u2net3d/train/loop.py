@@ -26,6 +26,7 @@ from u2net3d.spec import DomainSpec, TrainSpec
 from u2net3d.train import checkpoint
 from u2net3d.train.checkpoint import Checkpoint
 from u2net3d.train.history import History
+from u2net3d.train.interrupt import held_back
 from u2net3d.train.schedule import Progress, learning_rate, share_done, validations_passed
 from u2net3d.train.validate import DomainScore, judge
 
@@ -116,12 +117,19 @@ class _Loop:
         last = spec.steps if spec.time_s is None else _ENDLESS
         self.net.train()
         with Prefetcher(round_robin(loaders, self.at.step, last)) as batches:
+            self._look_after()  # the run may have been stopped between a step and its validation
             while (share := share_done(spec, self.at)) < 1:
-                self._step(next(batches), share)
-                if validations_passed(spec, share_done(spec, self.at)) > self.validations:
-                    self._validate()
-                elif self.at.elapsed_s - self.saved_at > CHECKPOINT_EVERY_S:
-                    self.save()
+                batch = next(batches)
+                with held_back():
+                    self._step(batch, share)
+                self._look_after()
+
+    def _look_after(self) -> None:
+        spec = self.run.spec
+        if validations_passed(spec, share_done(spec, self.at)) > self.validations:
+            self._validate()
+        elif self.at.elapsed_s - self.saved_at > CHECKPOINT_EVERY_S:
+            self.save()
 
     def _step(self, batch: Batch, share: float) -> None:
         rate = learning_rate(self.run.spec, self.at.step, share)
@@ -130,7 +138,8 @@ class _Loop:
         loss = _learn(self.net, self.optimiser, batch, self.run.spec, self.run.device)
         if not math.isfinite(loss):
             what = f"the loss of {batch.domain} became {loss} at step {self.at.step}"
-            raise TrainingError(self.run.folder, what, "resume with a lower learning rate")
+            mend = "look for extreme values in its images, or begin anew with another --seed"
+            raise TrainingError(self.run.folder, what, mend)
         self.history.step(self.at.step, batch.domain, loss, rate, self._elapsed())
         self.at = Progress(self.at.step + 1, self._elapsed(), self.at.validation_s)
         self.listener.stepped(self.at, share_done(self.run.spec, self.at), batch.domain, loss)
@@ -145,22 +154,25 @@ class _Loop:
             if learner.validation
         }
         self.net.train()
+        with held_back():
+            self._keep(scores, time.perf_counter() - started)
+
+    def _keep(self, scores: dict[str, DomainScore], seconds: float) -> None:
         best = not scores or self.best_step < 0 or _mean(scores) > _mean(self.best_scores)
         if best:
             self.best_step, self.best_scores = self.at.step, scores
-            self.best_net = copy.deepcopy(self.net.state_dict())
+            self.best_net = copy.deepcopy(self._weights())
         for name, score in scores.items():
             self.history.validation(self.at.step, name, score, self._elapsed())
         self.history.draw()
-        self.at = Progress(self.at.step, self._elapsed(), time.perf_counter() - started)
+        self.at = Progress(self.at.step, self._elapsed(), seconds)
         self.validations = validations_passed(self.run.spec, share_done(self.run.spec, self.at))
         self.listener.validated(self.at, scores, best)
         self.save()
 
     def finish(self) -> Result:
         """The best state goes back into the network."""
-        if self.best_net:
-            self.net.load_state_dict(self.best_net)
+        self.net.load_state_dict(self.best_net, strict=False)
         self.net.eval()
         return Result(self.best_step, self.at.step, self.at.elapsed_s, self.best_scores)
 
@@ -175,7 +187,7 @@ class _Loop:
                 elapsed_s=self.saved_at,
                 validation_s=self.at.validation_s,
                 validations=self.validations,
-                net=self.net.state_dict(),
+                net=self._weights(),
                 optimiser=self.optimiser.state_dict(),
                 best_net=self.best_net,
                 best_step=self.best_step,
@@ -188,7 +200,7 @@ class _Loop:
 
     def restore(self, saved: Checkpoint) -> None:
         """Takes up the run where a checkpoint left it."""
-        self.net.load_state_dict(saved.net)
+        self.net.load_state_dict(saved.net, strict=False)  # the rest of it is not of this run
         self.optimiser.load_state_dict(saved.optimiser)
         self.at = Progress(saved.step, saved.elapsed_s, saved.validation_s)
         self.saved_at, self.validations = saved.elapsed_s, saved.validations
@@ -201,6 +213,11 @@ class _Loop:
             if learner.spec.name in saved.best_scores
         }
         self.history.forget_after(saved.step)
+
+    def _weights(self) -> dict[str, Tensor]:
+        """What is being trained, by name; a frozen trunk and the other banks are left out."""
+        named = self.net.named_parameters()
+        return {name: weight.detach() for name, weight in named if weight.requires_grad}
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self.began

@@ -141,11 +141,14 @@ def identity(model: ModelSpec, learners: Sequence[Learner], spec: TrainSpec, kin
 
 
 def begin(run: Run, model: ModelSpec, request: Request, say: Say, net: UniversalNet) -> None:
-    """Writes run.json, clears what an overwritten run left, and says how long it will take."""
+    """Clears what an overwritten run left, writes run.json, and says how long it will take.
+
+    A resumed run keeps its first run.json: one that is about to be refused must not rewrite it.
+    """
     if not request.resume:
         for name in (checkpoint.FILE, "history.jsonl", "progress.png"):
             (run.folder / name).unlink(missing_ok=True)
-    files.write_json(run.folder / "run.json", description(run, model, request))
+        files.write_json(run.folder / "run.json", description(run, model, request))
     for each in run.learners:
         plan = each.spec.plan
         size = "×".join(map(str, plan.patch_size))

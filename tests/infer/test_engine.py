@@ -1,0 +1,155 @@
+"""Stitching, with engines whose answer is known beforehand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from u2net3d.infer.engine import sliding_logits, torch_engine
+from u2net3d.models.banks import BankShape
+from u2net3d.models.universal import UniversalNet
+from u2net3d.spec import DomainSpec, Mirroring, Plan, ZScoreNormalisation
+
+PATCH = (8, 8, 8)
+SHAPES = [(8, 8, 8), (3, 5, 7), (1, 8, 20), (9, 17, 8), (40, 11, 26)]
+LEFT_RIGHT = Mirroring(axes=(0, 2), swap_axis=2, swap=((1, 2),))
+
+
+def spec(classes=2, channels=2, mirroring=None):
+    plan = Plan(
+        spacing_mm=(1, 1, 1),
+        normalisation=(ZScoreNormalisation(),) * channels,
+        patch_size=PATCH,
+        batch_size=1,
+        strides=((1, 1, 1), (2, 2, 2)),
+        kernels=((3, 3, 3), (3, 3, 3)),
+    )
+    return DomainSpec(
+        name="liver",
+        channels=tuple(f"channel {i}" for i in range(channels)),
+        labels=tuple(f"label {i}" for i in range(classes)),
+        mirroring=mirroring or Mirroring(),
+        plan=plan,
+    )
+
+
+def image(shape, channels=2, seed=0):
+    return np.random.default_rng(seed).normal(size=(channels, *shape)).astype(np.float32)
+
+
+def itself(patch):
+    return patch
+
+
+def brightness_of_sides(patch):
+    """Three classes: background 0, the low and the high half of W see their own brightness."""
+    half = patch.shape[-1] // 2
+    logits = torch.zeros(1, 3, *patch.shape[2:])
+    logits[:, 1, ..., :half] = patch[:, 0, ..., :half]
+    logits[:, 2, ..., half:] = patch[:, 0, ..., half:]
+    return logits
+
+
+@pytest.mark.parametrize("overlap", [0, 0.5, 0.8])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_the_engine_returns_comes_back_at_its_own_voxel(shape, overlap):
+    x = image(shape)
+    logits = sliding_logits(itself, x, spec(), overlap=overlap)
+    assert tuple(logits.shape) == (2, *shape)
+    np.testing.assert_allclose(logits.numpy(), x, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_constant_logits_stay_constant(shape):
+    constant = torch.tensor([-3.0, 0.5, 2.0]).reshape(1, 3, 1, 1, 1)
+    logits = sliding_logits(
+        lambda patch: constant.expand(1, 3, *patch.shape[2:]), image(shape), spec(classes=3)
+    )
+    expected = constant[0].expand(3, *shape)
+    torch.testing.assert_close(logits, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_engine_sees_whole_patches_alone():
+    seen = []
+
+    def remember(patch):
+        seen.append(tuple(patch.shape))
+        return patch
+
+    sliding_logits(remember, image((5, 9, 20)), spec())
+    assert set(seen) == {(1, 2, *PATCH)}
+    assert len(seen) == 1 * 2 * 4
+
+
+def test_borders_are_mirrored():
+    # A volume of 4 in a patch of 8 is seen as 2 1 | 0 1 2 3 | 2 1: neither zeros nor edges.
+    x = np.arange(4, dtype=np.float32).reshape(1, 1, 1, 4) * np.ones((1, 8, 8, 1), np.float32)
+    seen = []
+
+    def remember(patch):
+        seen.append(patch[0, 0, 3, 3].tolist())
+        return patch.expand(1, 2, *PATCH)
+
+    logits = sliding_logits(remember, x, spec(channels=1))
+    assert seen == [[2, 1, 0, 1, 2, 3, 2, 1]]
+    np.testing.assert_allclose(logits.numpy()[0], x[0], rtol=1e-6)
+
+
+def test_a_voxel_counts_more_where_it_is_in_the_middle_of_a_tile():
+    # Two tiles share voxels 4 to 7 along W; each answers with its own number.
+    numbers = iter([0.0, 1.0])
+    x = image((8, 8, 12))
+    logits = sliding_logits(lambda patch: torch.full((1, 2, *PATCH), next(numbers)), x, spec())
+    row = logits[0, 4, 4]
+    assert row[:4].tolist() == [0] * 4
+    assert row[8:].tolist() == [1] * 4
+    assert (row[4:8].diff() > 0).all()
+    assert row[4] + row[7] == pytest.approx(1)
+    assert row[4] < 0.1
+
+
+def test_averaging_reflections_changes_nothing_where_the_network_is_symmetric():
+    x = image((9, 12, 10))
+    logits = sliding_logits(itself, x, spec(), tta=True)
+    np.testing.assert_allclose(logits.numpy(), x, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 8), (8, 5, 8)])
+def test_left_and_right_labels_are_swapped_back(shape):
+    # The engine knows left from right by the place alone, as a perfect network would.
+    domain = spec(classes=3, channels=1, mirroring=LEFT_RIGHT)
+    x = np.abs(image(shape, channels=1))
+    plain = sliding_logits(brightness_of_sides, x, domain)
+    averaged = sliding_logits(brightness_of_sides, x, domain, tta=True)
+    torch.testing.assert_close(averaged, plain)
+    assert (plain[1, ..., :4] > 0).all()
+    assert (plain[2, ..., :4] == 0).all()
+    unswapped = spec(classes=3, channels=1, mirroring=Mirroring(axes=(0, 2)))
+    assert not torch.allclose(sliding_logits(brightness_of_sides, x, unswapped, tta=True), plain)
+
+
+def test_only_reflections_that_keep_the_labels_true_are_averaged():
+    calls = []
+
+    def count(patch):
+        calls.append(patch)
+        return patch
+
+    for axes, views in (((), 1), ((1,), 2), ((0, 2), 4), ((0, 1, 2), 8)):
+        calls.clear()
+        sliding_logits(count, image(PATCH), spec(mirroring=Mirroring(axes=axes)), tta=True)
+        assert len(calls) == views
+
+
+def test_the_network_as_an_engine_answers_as_the_network():
+    torch.manual_seed(0)
+    domain, net = spec(), UniversalNet(base_channels=2, stages=2)
+    net.add_bank("liver", BankShape.of(domain))
+    x = image(PATCH)
+    engine = torch_engine(net.eval(), "liver", torch.device("cpu"))
+    with torch.no_grad():
+        expected = net(torch.from_numpy(x)[None], "liver")[0][0]
+    logits = sliding_logits(engine, x, domain)
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+    assert not logits.requires_grad
