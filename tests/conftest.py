@@ -27,7 +27,7 @@ class MakeDataset(Protocol):
     ) -> Path: ...
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_dataset() -> MakeDataset:
     """make_dataset(root, name, ...) writes `root/name` in MSD layout and returns that folder.
 

@@ -1,4 +1,4 @@
-"""The verbs and options of `u2net3d`; what they do stands in `cli/verbs.py`.
+"""The verbs and options of `u2net3d`; what they do stands in the files beside.
 
 Only typer is imported here, so that `--help` is quick; every verb imports what it needs.
 """
@@ -14,7 +14,6 @@ import typer
 
 app = typer.Typer(
     name="u2net3d",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -169,7 +168,7 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments or os.environ.get("U2NET3D_DEBUG") == "1"
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments or ["--help"], prog_name="u2net3d", standalone_mode=False)
     except typer.Exit as stop:
         return stop.exit_code
     except typer.TyperException as error:
@@ -179,15 +178,28 @@ def run(arguments: list[str]) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        print("stopped — go on with --resume", file=sys.stderr)  # noqa: T201
-        return 130
+    except Exception as error:
+        if debug:
+            raise
+        return _unforeseen(error)
+    if code == 130:  # what typer makes of Ctrl-C
+        print("stopped — training goes on with --resume", file=sys.stderr)  # noqa: T201
     return code if isinstance(code, int) else 0
 
 
 def _usage(error: typer.TyperException) -> int:
     context = getattr(error, "ctx", None)
     where = context.command_path if context else "u2net3d"
-    what = error.format_message().rstrip(".")
+    what = " ".join(error.format_message().split()).rstrip(".")
     print(f"error: {where}: {what} — see `{where} --help`", file=sys.stderr)  # noqa: T201
     return 2
+
+
+def _unforeseen(error: Exception) -> int:
+    """A fault of the disk, or of this program: one line all the same."""
+    where, mend = "u2net3d", "give --debug for the traceback, and report it"
+    what = f"{type(error).__name__}: " + " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        where, what, mend = str(error.filename), error.strerror, "check the place and its rights"
+    print(f"error: {where}: {what} — {mend}", file=sys.stderr)  # noqa: T201
+    return 1

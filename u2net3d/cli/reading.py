@@ -12,7 +12,7 @@ from rich.table import Table
 
 from u2net3d import files, store
 from u2net3d.cli.say import say
-from u2net3d.errors import CasesFailed, ModelError
+from u2net3d.errors import CasesFailed, ModelError, UsageError
 from u2net3d.spec import domain_name
 
 
@@ -34,6 +34,8 @@ def evaluate(
         record = store.require_domain(store.read_domains(model), name, model)
         labels = record.said.domain.labels
     for path, option in ((json, "--json"), (csv, "--csv")):
+        if path is not None and path.is_dir():
+            raise UsageError(option, f"{path} is a folder", "name a file in it")
         if path is not None:
             files.require_writable(path, option)
     report = evaluate_folder(pred, ref, labels, tolerance_mm, _counted, domain=name)

@@ -40,8 +40,10 @@ class Options:
 
 def train(names: list[str], data: Path, options: Options) -> None:
     """Trains a new model and says where it is."""
+    if not all(name.strip() for name in names):
+        raise UsageError("--domains", f"'{','.join(names)}' holds an empty name", "write a,b,c")
     request = _request(options, domains=len(names))
-    datasets = find_datasets(data, [name for name in names if name.strip()])
+    datasets = find_datasets(data, names)
     with listener([dataset.domain for dataset in datasets]) as watching:
         result, manifest = train_model(datasets, ModelSpec(), request, watching, say, show_prepared)
     _report(options.model, options.model / "runs" / "train", result, manifest)
@@ -67,6 +69,8 @@ def seconds_of(text: str) -> float:
 
 
 def _request(options: Options, domains: int) -> Request:
+    if options.model.is_file():
+        raise UsageError("--model", f"{options.model} is a file, not a folder", "name a folder")
     if options.steps and options.time:
         raise UsageError("--time", "--steps is given as well", "give one of the two")
     spec = TrainSpec(seed=options.seed, fold=_fold(options.fold))
@@ -90,7 +94,7 @@ def _request(options: Options, domains: int) -> Request:
 def _fold(text: str) -> int | Literal["all"]:
     if text == "all":
         return "all"
-    if not text.isdigit():
+    if not text.isdecimal():
         raise UsageError("--fold", f"'{text}' is no fold", "use 0 to 4, or all")
     return int(text)
 

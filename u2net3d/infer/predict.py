@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,18 @@ from typing import Any
 import torch
 
 from u2net3d import store
-from u2net3d.errors import U2Net3dError, UsageError
+from u2net3d.errors import DataError, U2Net3dError, UsageError
 from u2net3d.infer.engine import sliding_logits, torch_engine
 from u2net3d.io import IMAGE_SUFFIXES, read_image, stem
 from u2net3d.io.dataset import require_channels
-from u2net3d.io.nifti import Source, from_array, from_nibabel, to_nibabel, write_label
+from u2net3d.io.nifti import (
+    NIFTI_SUFFIXES,
+    Source,
+    from_array,
+    from_nibabel,
+    to_nibabel,
+    write_label,
+)
 from u2net3d.models.universal import UniversalNet
 from u2net3d.ops.memory import keep_freed_memory
 from u2net3d.prep.pipeline import prepare, restore
@@ -91,8 +99,9 @@ def load(
     """
     keep_freed_memory()
     names = None if domains is None else [domain_name(name) for name in domains]
+    place = choose_device(device)
     net, _, specs = store.load(Path(folder), names)
-    return Model(net.to(choose_device(device)), specs, Path(folder))
+    return Model(net.to(place), specs, Path(folder))
 
 
 def choose_device(name: str) -> torch.device:
@@ -138,8 +147,9 @@ def jobs_of(inputs: Sequence[Path], output: Path, channels: int) -> list[Job]:
     """What `-i` and `-o` ask for: one case, or every case of a folder.
 
     In a folder, `case_0000.nii.gz, case_0001.nii.gz` are the channels of one case where the domain
-    has several or every file ends so. Raises UsageError for an output that is an input, a folder
-    without images, and a file and a folder mixed.
+    has so many; for one channel `_0000` is taken off where every file ends so. Raises UsageError
+    for an output that is an input, a folder without images, two files of one case and channel, and
+    a file and a folder mixed.
     """
     if len(inputs) == 1 and inputs[0].is_dir():
         if output.is_file():
@@ -150,11 +160,13 @@ def jobs_of(inputs: Sequence[Path], output: Path, channels: int) -> list[Job]:
         cases = _cases_in(inputs[0], channels)
         return [Job(paths, output / f"{name}.nii.gz") for name, paths in cases.items()]
     for path in inputs:
+        if path.is_dir():
+            raise UsageError("-i", f"{path} is a folder, one of several inputs", "give it alone")
         if not path.is_file():
             raise UsageError("-i", f"{path} does not exist", "check the path")
     if output.is_dir():
         output = output / f"{stem(inputs[0])}.nii.gz"
-    if not output.name.endswith((".nii", ".nii.gz")):
+    if not output.name.lower().endswith(NIFTI_SUFFIXES):
         raise UsageError("-o", f"{output} is no NIfTI name", "end it in .nii.gz")
     if any(output.resolve() == path.resolve() for path in inputs):
         raise UsageError("-o", f"{output} is the input itself", "name another file")
@@ -171,6 +183,10 @@ def run_jobs(model: Model, jobs: Sequence[Job], domain: str, options: Options) -
             write_label(job.output, label, source)
         except U2Net3dError as failure:
             error = failure
+        except (MemoryError, RuntimeError) as failure:  # torch raises the latter where memory ends
+            reason = (str(failure).splitlines() or ["out of memory"])[0]
+            what = f"could not be segmented ({reason})"
+            error = DataError(job.images[0], what, "give it alone, on a machine with more memory")
         yield Outcome(job, time.perf_counter() - started, error)
 
 
@@ -183,19 +199,24 @@ def _cases_in(folder: Path, channels: int) -> dict[str, tuple[Path, ...]]:
     if not found:
         what, mend = f"{folder} holds no image", f"use files of {', '.join(IMAGE_SUFFIXES)}"
         raise UsageError("-i", what, mend)
-    numbered = [_numbered(path) for path in found]
-    if channels == 1 and not all(numbered):
-        return {stem(path): (path,) for path in found}
-    cases: dict[str, tuple[Path, ...]] = {}
-    for path, number in zip(found, numbered, strict=True):
-        name = stem(path)[: -len("_0000")] if number else stem(path)
-        cases[name] = (*cases.get(name, ()), path)
-    return cases
+    are_channels = channels > 1 or all(_channel(path, channels) is not None for path in found)
+    cases: dict[str, dict[int | None, Path]] = {}
+    for path in found:
+        number = _channel(path, channels) if are_channels else None
+        name = stem(path) if number is None else stem(path)[: -len("_0000")]
+        case = cases.setdefault(name, {})
+        if number in case or (case and None in (number, *case)):
+            twin = next(iter(case.values()))
+            what = f"{twin.name} and {path.name} would both be {name}.nii.gz"
+            raise UsageError("-i", what, "take one of them out of the folder, or rename it")
+        case[number] = path
+    return {name: tuple(case.values()) for name, case in cases.items()}
 
 
-def _numbered(path: Path) -> bool:
-    tail = stem(path)[-5:]
-    return len(tail) == 5 and tail[0] == "_" and tail[1:].isdigit()
+def _channel(path: Path, channels: int) -> int | None:
+    """The number that `_0001` at the end of a name gives; None where it can be no channel's."""
+    match = re.fullmatch(r".+_(\d{4})", stem(path))
+    return int(match[1]) if match and int(match[1]) < channels else None
 
 
 def _opened(image: Any, affine: Any) -> tuple[Volume, Source]:
