@@ -37,7 +37,7 @@ def make_dataset() -> MakeDataset:
     return write_dataset
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real MSD data sets that U2NET3D_TEST_DATA names; skips where there is none."""
     root = os.environ.get("U2NET3D_TEST_DATA")

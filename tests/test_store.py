@@ -50,7 +50,7 @@ def with_bank_of(folder, spec, seed=1):
 def saved(folder, *names, seed=0):
     specs = {name: domain(name) for name in names}
     net = network(*specs.values(), seed=seed)
-    store.save_model(folder, net, MODEL, specs, {name: CARD for name in names})
+    store.save_model(folder, net, MODEL, specs, dict.fromkeys(names, CARD))
     return net
 
 

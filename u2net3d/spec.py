@@ -100,12 +100,14 @@ class Mirroring(Frozen):
 class DomainSpec(Frozen):
     """What a domain is: its images, its labels and its plan.
 
-    channels: names in order; labels: names in order of their value, labels[0] is the background.
+    channels: names in order; labels: names in order of their value, labels[0] is the background;
+    ignore_label: the value in reference labels of voxels that nobody judged.
     """
 
     name: str
     channels: tuple[str, ...] = Field(min_length=1)
     labels: tuple[str, ...] = Field(min_length=2)
+    ignore_label: int | None = None
     mirroring: Mirroring = Mirroring()
     plan: Plan
 

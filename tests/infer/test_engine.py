@@ -100,7 +100,7 @@ def test_a_voxel_counts_more_where_it_is_in_the_middle_of_a_tile():
     # Two tiles share voxels 4 to 7 along W; each answers with its own number.
     numbers = iter([0.0, 1.0])
     x = image((8, 8, 12))
-    logits = sliding_logits(lambda patch: torch.full((1, 2, *PATCH), next(numbers)), x, spec())
+    logits = sliding_logits(lambda _patch: torch.full((1, 2, *PATCH), next(numbers)), x, spec())
     row = logits[0, 4, 4]
     assert row[:4].tolist() == [0] * 4
     assert row[8:].tolist() == [1] * 4

@@ -282,7 +282,7 @@ def test_an_output_that_is_the_input_is_refused(tmp_path):
         ([images], images),
         ([images], tmp_path / "images" / "."),
     ):
-        with pytest.raises(UsageError, match="-o: .*the input"):
+        with pytest.raises(UsageError, match=r"-o: .*the input"):
             jobs_of(inputs, output, 1)
 
 

@@ -28,17 +28,17 @@ def evaluate(
     """Prints the table of a folder's scores, writes JSON and CSV where asked."""
     from u2net3d.evaluate.report import evaluate_folder
 
-    name, labels = None, None
+    name, labels, ignore = None, None, None
     if domain is not None:
         name = domain_name(domain)
         record = store.require_domain(store.read_domains(model), name, model)
-        labels = record.said.domain.labels
+        labels, ignore = record.said.domain.labels, record.said.domain.ignore_label
     for path, option in ((json, "--json"), (csv, "--csv")):
         if path is not None and path.is_dir():
             raise UsageError(option, f"{path} is a folder", "name a file in it")
         if path is not None:
             files.require_writable(path, option)
-    report = evaluate_folder(pred, ref, labels, tolerance_mm, _counted, domain=name)
+    report = evaluate_folder(pred, ref, labels, tolerance_mm, _counted, ignore=ignore, domain=name)
     _console().print(report.to_table())
     if json is not None:
         files.write_json(json, report.to_json())

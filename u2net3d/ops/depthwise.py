@@ -1,6 +1,6 @@
 """Depthwise 3-D convolution with its own backward.
 
-torch's backward of a depthwise 3-D convolution takes 25 to 1,300 times its forward on a CPU. Both
+torch's backward of a depthwise 3-D convolution is many times slower than its forward on a CPU. Both
 gradients are cheap: for the input it is again a depthwise convolution, with the flipped kernel;
 for the weight it is one pass over both tensors, in the native kernel where that was built.
 """

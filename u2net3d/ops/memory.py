@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
     """Raises glibc's mmap and trim thresholds; True when the C library took them.
 
     By default glibc hands every block above 32 MiB back to the kernel, which zeroes it again at
-    the next allocation: an InstanceNorm of 33 MB took 48 ms instead of 2-8 ms (docs/log.md).
+    the next allocation, which can cost more than the arithmetic.
     """
     if not sys.platform.startswith("linux"):
         return False

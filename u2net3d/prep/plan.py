@@ -68,6 +68,7 @@ def domain_spec(
         name=dataset.domain,
         channels=dataset.channels,
         labels=dataset.labels,
+        ignore_label=dataset.ignore_label,
         mirroring=mirroring(facts),
         plan=make_plan(facts, max_stages=max_stages, batch_voxels=batch_voxels),
     )

@@ -36,4 +36,12 @@ def _picture(net: UniversalNet, run: Run, learner: Learner, rank: str, judged: J
     image, label, reference = predicted(net, learner.spec, learner.dataset, judged.case, run.device)
     spacing = read_case(learner.dataset, judged.case).image.spacing_mm
     title = f"{learner.spec.name}, {rank} validation case: {judged.case.name}"
-    return overlay(image[0], label, reference, spacing, title, learner.spec.labels)
+    return overlay(
+        image[0],
+        label,
+        reference,
+        spacing,
+        title,
+        learner.spec.labels,
+        ignore=learner.spec.ignore_label,
+    )
