@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import nibabel as nib
 import numpy as np
@@ -25,16 +26,17 @@ from u2net3d.train.validate import judge
 
 pytestmark = pytest.mark.real
 CPU = torch.device("cpu")
+STEPS = 100  # of both domains together; with batches of a quarter of the preset's they take seconds
 
 
 class Listener:
     def __init__(self):
         self.losses = {}
 
-    def stepped(self, at, share, domain, loss):
+    def stepped(self, _at, _share, domain, loss):
         self.losses[domain] = loss
 
-    def validated(self, at, scores, best):
+    def validated(self, *_):
         pass
 
 
@@ -52,7 +54,7 @@ def trained(real_data, tmp_path_factory):
         pytest.skip(f"{real_data} holds no {' and no '.join(sorted(missing))}")
     datasets = (some(real_data, "hippocampus", 15), some(real_data, "leftatrium", 8))
     folder = tmp_path_factory.mktemp("real") / "model"
-    spec = TrainSpec(steps=30, validations=1, warmup_steps=4, learning_rate=1e-2)
+    spec = TrainSpec(steps=STEPS, validations=1, warmup_steps=4, learning_rate=1e-2)
     request = Request(folder, spec, CPU, None, False, False, "a test")
     untrained = {}
     with pytest.MonkeyPatch.context() as patch:
@@ -67,8 +69,9 @@ def trained(real_data, tmp_path_factory):
             return net
 
         patch.setattr(training, "fresh_net", judged)
+        patch.setattr(training, "domain_spec", partial(domain_spec, batch_voxels=120_000))
         quiet = (Listener(), lambda _: None, lambda *_: None)
-        model = ModelSpec(base_channels=8)
+        model = ModelSpec()
         result, _ = train_model(datasets, model, request, *quiet)
     return folder, datasets, result, untrained
 
@@ -92,7 +95,7 @@ def test_every_data_set_there_takes_a_step_through_one_net(real_data, tmp_path):
     assert all(weight.isfinite().all() for weight in net.parameters())
 
 
-def test_thirty_steps_beat_the_untrained_net(trained):
+def test_a_short_training_beats_the_untrained_net(trained):
     _, _, result, untrained = trained
     for name, score in result.scores.items():
         assert score.mean > untrained[name] + 0.1, (name, score.mean, untrained)

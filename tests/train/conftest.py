@@ -27,7 +27,7 @@ class Watcher:
         self.stop_after, self.net = stop_after, net
         self.losses, self.domains, self.weights, self.validations = [], [], [], []
 
-    def stepped(self, at, share, domain, loss):
+    def stepped(self, at, _share, domain, loss):
         self.losses.append(loss)
         self.domains.append(domain)
         if self.net is not None:
@@ -35,7 +35,7 @@ class Watcher:
         if at.step == self.stop_after:
             raise KeyboardInterrupt
 
-    def validated(self, at, scores, best):
+    def validated(self, at, _scores, best):
         self.validations.append((at.step, best))
 
 

@@ -181,12 +181,12 @@ def test_cases_counts_patients(model, add, tiny_dataset):
 
 @pytest.mark.parametrize("patients", [0, 5])
 def test_more_patients_than_there_are_is_an_error(add, spleen, patients):
-    with pytest.raises(UsageError, match="--cases: .* 4 patients to learn from — use 1 to 4"):
+    with pytest.raises(UsageError, match=r"--cases: .* 4 patients to learn from — use 1 to 4"):
         add(spleen, patients=patients)
 
 
 def test_a_domain_that_is_there_is_refused(add, tiny_dataset):
-    with pytest.raises(UsageError, match="liver is in .* already — .*--overwrite"):
+    with pytest.raises(UsageError, match=r"liver is in .* already — .*--overwrite"):
         add(tiny_dataset("Task33_Liver"))
 
 

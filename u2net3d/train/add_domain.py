@@ -51,6 +51,7 @@ def add_domain(
         mend = "give it another name (name=PATH), or replace it with --overwrite"
         raise UsageError("domain", f"{dataset.domain} is in {request.model} already", mend)
     require_free(request.model, folder, request)
+    sources = _sources(init, [name for name in specs if name != dataset.domain])
     cases = _first_patients(split(dataset, request.spec.fold), patients)
     spec = domain_spec(
         dataset,
@@ -58,7 +59,7 @@ def add_domain(
         model.stages,
         progress=lambda done, total: prepared(dataset.domain, done, total),
     )
-    net = _with_new_bank(net, spec.name, BankShape.of(spec), init, request)
+    net = _with_new_bank(net, spec.name, BankShape.of(spec), sources, request.spec.seed)
     each = learner(dataset, spec, cases, request, prepared)
     trunk = store.read_manifest(request.model).trunk_id
     run = Run(
@@ -79,30 +80,32 @@ def add_domain(
 
 
 def _with_new_bank(
-    net: UniversalNet, name: str, shape: BankShape, init: str, request: Request
+    net: UniversalNet, name: str, shape: BankShape, sources: list[str], seed: int
 ) -> UniversalNet:
     if name in net.banks:
         del net.banks[name]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(request.spec.seed)
+        torch.manual_seed(seed)
         bank = net.add_bank(name, shape)
-    others = [other for other in net.domains if other != name]
-    if init != "fresh":
-        sources = others if init == "mean" else [_known(init, others)]
-        start_from(bank, [net.bank(source) for source in sources])
+    start_from(bank, [net.bank(source) for source in sources])
     net.requires_grad_(False)
     bank.requires_grad_(True)
     return net
 
 
-def _known(init: str, others: list[str]) -> str:
+def _sources(init: str, others: list[str]) -> list[str]:
+    """The domains that a new bank starts from."""
+    if init == "fresh":
+        return []
+    if init == "mean":
+        return others
     if init == "nearest":
         raise UsageError("--init", "nearest is not built yet", "use fresh, mean or a domain's name")
     name = domain_name(init)
     if name not in others:
         there = ", ".join(others)
         raise UsageError("--init", f"'{init}' is no domain of this model", f"there are: {there}")
-    return name
+    return [name]
 
 
 def _first_patients(cases: Split, patients: int | None) -> Split:

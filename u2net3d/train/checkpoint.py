@@ -44,14 +44,20 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     files.write_bytes(folder / FILE, buffer.getvalue())
 
 
+def require(folder: Path) -> None:
+    """Raises TrainingError where `folder` holds no checkpoint to go on from."""
+    path = folder / FILE
+    if not path.is_file():
+        raise TrainingError(path, "there is no checkpoint", "leave --resume out to begin anew")
+
+
 def load(folder: Path, identity: str) -> Checkpoint:
     """Reads the checkpoint of `folder` as data alone (no code in it is run).
 
     Raises TrainingError where there is none, it is unreadable, or it is of another configuration.
     """
+    require(folder)
     path = folder / FILE
-    if not path.is_file():
-        raise TrainingError(path, "there is no checkpoint", "leave --resume out to begin anew")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         checkpoint = Checkpoint(**content)

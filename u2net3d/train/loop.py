@@ -107,7 +107,6 @@ class _Loop:
         self.best_net: dict[str, Any] = {}
         self.saved_at = 0.0
         self.began = time.perf_counter()
-        self.scores: dict[str, DomainScore] = {}
 
     def go(self) -> None:
         """Steps until the budget is used up, the last validation included."""

@@ -112,8 +112,13 @@ def learner(
 
 
 def require_free(model: Path, folder: Path, request: Request) -> None:
-    """Raises UsageError where work would be overwritten, or cannot be written at all."""
+    """Raises UsageError where work would be overwritten, or cannot be written at all.
+
+    Asked before any case is read; TrainingError where there is no checkpoint to resume from.
+    """
     files.require_writable(model, "--model")
+    if request.resume:
+        checkpoint.require(folder)
     if request.resume or request.overwrite:
         return
     if (model / store.MANIFEST).exists() and folder.name == "train":
@@ -157,7 +162,9 @@ def begin(run: Run, model: ModelSpec, request: Request, say: Say, net: Universal
             f"{len(each.validation)} to judge by; patch {size} × {plan.batch_size}, "
             f"{plan.stages} stages"
         )
-    if run.spec.time_s is None:
+    if request.resume:
+        say("going on from the last checkpoint")
+    elif run.spec.time_s is None:
         seconds = expected_seconds(net, run)
         say(f"{run.spec.steps} steps, about {seconds / 60:.0f} min and the validations")
 
