@@ -156,6 +156,15 @@ def test_history_has_no_step_twice(fit, tmp_path):
     assert all(row.get("loss") != 9.0 for row in rows)
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as in a terminal: a shell starts background jobs with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_in_the_middle_of_a_step_waits_for_its_end(
     make_run, watcher, monkeypatch, identical, weights_of, no_pictures
 ):
