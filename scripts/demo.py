@@ -11,6 +11,7 @@ import argparse
 import json
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -20,8 +21,9 @@ from test_cases import hold_out
 
 from u2net3d import files
 from u2net3d.evaluate.pictures import overlay
-from u2net3d.io import read_image, read_label
+from u2net3d.io import read_image, read_label, stem
 from u2net3d.io.dataset import list_domains
+from u2net3d.spec import domain_name
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,16 +31,16 @@ ROOT = Path(__file__).resolve().parent.parent
 def main() -> None:
     asked = arguments()
     began = time.perf_counter() - asked.setup_seconds
-    out, base = asked.out, asked.domains.split(",")
-    shutil.rmtree(out, ignore_errors=True)
-    names = [*base, asked.add]
+    out, base = asked.out, [domain_name(name) for name in asked.domains.split(",")]
+    names = [*base, domain_name(asked.add)]
+    empty(out)
     print(f"data: {asked.data}, domains: {', '.join(list_domains(asked.data))}", flush=True)
     tests = {name: hold_out(asked.data, name, out / "data") for name in names}
     data, model = ["--data", str(out / "data")], ["--model", str(out / "model")]
     u2net3d("train", "--domains", ",".join(base), *data, *model, "--time", asked.time)
     for name in base:
         predict(name, tests[name], out / "before", model)
-    u2net3d("add-domain", asked.add, *data, *model, "--time", asked.add_time)
+    u2net3d("add-domain", names[-1], *data, *model, "--time", asked.add_time)
     seconds = {name: predict(name, tests[name], out / "predictions", model) for name in names}
     unchanged = all(same_files(out / "before" / name, out / "predictions" / name) for name in base)
     u2net3d("verify", *model)
@@ -50,7 +52,7 @@ def main() -> None:
     summary = {
         "data": "phantoms drawn by a program, no patients" if phantoms(asked.data) else "real",
         "trained": base,
-        "added": asked.add,
+        "added": names[-1],
         "time": {"train": asked.time, "add": asked.add_time},
         "minutes_in_all": round((time.perf_counter() - began) / 60, 1),
         "old_domains_unchanged": unchanged,
@@ -83,6 +85,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("demo-output"))
     parser.add_argument("--setup-seconds", type=float, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def empty(out: Path) -> None:
+    """Clears what an earlier demo left; a folder that is not a demo's is never touched."""
+    mark = out / "made-by-the-demo"
+    if out.exists() and any(out.iterdir()) and not mark.exists():
+        sys.exit(f"error: --out: {out} holds files that no demo made — name another folder")
+    shutil.rmtree(out, ignore_errors=True)
+    files.write_text(mark, "scripts/demo empties this folder when it runs again\n")
 
 
 def u2net3d(*words: str) -> str:
@@ -118,11 +129,14 @@ def evaluate(name: str, tests: Path, out: Path, model: list[str]) -> dict:
 def draw(name: str, tests: Path, scores: dict, out: Path) -> None:
     """The worst and the best test case of a domain as overlay pictures."""
     means = {
-        case: sum(row["dice"] or 0 for row in rows.values()) / len(rows)
+        case: statistics.mean(
+            [row["dice"] for row in rows.values() if row["dice"] is not None] or [0]
+        )
         for case, rows in scores["cases"].items()
     }
     for rank, case in (("worst", min(means, key=means.get)), ("best", max(means, key=means.get))):
-        images = sorted(path for path in (tests / "imagesTs").iterdir() if case in path.name)
+        names = (case, f"{case}_0000")  # the first channel where each has a file of its own
+        images = [path for path in (tests / "imagesTs").iterdir() if stem(path) in names]
         image = read_image(images)[0]
         label = read_label(out / "predictions" / name / f"{case}.nii.gz")[0].array[0]
         truth = read_label(next((tests / "labelsTs").glob(f"{case}.*")))[0].array[0]
@@ -159,7 +173,7 @@ def table(summary: dict) -> str:
             f"{k} {v:.3f}" if v is not None else f"{k} -" for k, v in row["dice"].items()
         )
         lines.append(
-            f"| {name} ({how}) | {row['cases']} | {row['mean_dice']:.3f} | {labels} "
+            f"| {name} ({how}) | {row['cases']} | {row['mean_dice'] or 0:.3f} | {labels} "
             f"| {row['seconds_per_volume']:.1f} | {row['bank_bytes']:,} |"
         )
     kept = "yes" if summary["old_domains_unchanged"] else "NO"

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from u2net3d import files
+from u2net3d.io import stem
 from u2net3d.io.dataset import Case, find_dataset
 
 SHARE = 5  # one patient in five becomes a test patient, at least two
@@ -45,9 +46,7 @@ def _describe(source: Path, target: Path, kept: set[str]) -> None:
     content = json.loads(source.read_text())
     if isinstance(content.get("training"), list):  # MSD names every case
         content["training"] = [
-            entry
-            for entry in content["training"]
-            if Path(entry["image"]).name.split(".")[0] in kept
+            entry for entry in content["training"] if stem(Path(entry["image"])) in kept
         ]
         content["numTraining"] = len(content["training"])
     files.write_json(target, content)

@@ -125,14 +125,14 @@ def test_the_trunk_id_is_of_its_weights_alone(tmp_path):
 
 def test_the_trunk_id_counts_names_shapes_and_values():
     tensors = {"a": torch.tensor([[1.0, 2.0]]), "b": torch.tensor([3.0])}
-    identity = store.trunk_id(tensors)
+    identity = store.tensors_id(tensors)
     assert len(identity) == 64
-    assert store.trunk_id(dict(reversed(tensors.items()))) == identity
-    assert store.trunk_id({"a": tensors["a"].T.contiguous().T, "b": tensors["b"]}) == identity
-    assert store.trunk_id({"a": tensors["a"].half(), "b": tensors["b"].double()}) == identity
-    assert store.trunk_id({"a": tensors["a"].reshape(2, 1), "b": tensors["b"]}) != identity
-    assert store.trunk_id({"a": tensors["a"], "c": tensors["b"]}) != identity
-    assert store.trunk_id({"a": tensors["a"], "b": torch.tensor([3.0000002])}) != identity
+    assert store.tensors_id(dict(reversed(tensors.items()))) == identity
+    assert store.tensors_id({"a": tensors["a"].T.contiguous().T, "b": tensors["b"]}) == identity
+    assert store.tensors_id({"a": tensors["a"].half(), "b": tensors["b"].double()}) == identity
+    assert store.tensors_id({"a": tensors["a"].reshape(2, 1), "b": tensors["b"]}) != identity
+    assert store.tensors_id({"a": tensors["a"], "c": tensors["b"]}) != identity
+    assert store.tensors_id({"a": tensors["a"], "b": torch.tensor([3.0000002])}) != identity
 
 
 def test_a_file_of_another_trunk_is_refused_by_name_and_both_ids(folder, tmp_path):
@@ -164,6 +164,22 @@ def test_a_bank_dropped_in_is_used_and_said_to_be_unlisted(folder, tmp_path):
     with torch.no_grad():
         assert torch.equal(net(x, "spleen")[0], trained.eval()(x, "spleen")[0])
     assert store.verify(colleague) == []
+    flip(file_of(colleague, "spleen"), -1)  # damaged on the way: the manifest does not know it
+    assert "spleen" in refusal(store.load, colleague)
+    assert "spleen" in store.verify(colleague)[0]
+
+
+def test_files_whose_names_begin_with_a_dot_are_nobodys_domain(folder):
+    for name in ("._liver.safetensors", ".ab12.liver.safetensors"):
+        (folder / "domains" / name).write_bytes(b"left by another program")
+    assert set(store.read_domains(folder)) == {"heart", "liver"}
+    assert store.verify(folder) == []
+
+
+def test_a_manifest_cannot_name_files_outside_the_folder(folder):
+    text = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(text.replace("domains/liver", "../liver"))
+    assert "manifest" in refusal(store.read_manifest, folder)
 
 
 @pytest.mark.parametrize("name", ["trunk.safetensors", "domains/liver.safetensors"])

@@ -1,8 +1,9 @@
 """The model folder: manifest.json, trunk.safetensors and one domains/<name>.safetensors per domain.
 
-The metadata of a domain file is the truth about that domain and names the trunk it was trained on;
-the manifest lists names, files and SHA-256. A domain file that was put into the folder by hand is
-used when it names this trunk. torch is imported only where weights are read or written.
+The metadata of a domain file is the truth about that domain, names the trunk it was trained on and
+carries a hash of the file's content; the manifest lists names, files and SHA-256. A domain file
+that was put into the folder by hand is used when it names this trunk. torch is imported only where
+weights are read or written.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from u2net3d import files
 from u2net3d.errors import ModelError, UsageError
@@ -48,9 +49,22 @@ class Manifest(Frozen):
     trunk: FileEntry
     domains: dict[str, FileEntry] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _own_files(self) -> Manifest:
+        if self.trunk.file != TRUNK:
+            raise ValueError(f"the trunk's file must be {TRUNK}")
+        for name, entry in self.domains.items():
+            if entry.file != _file_of(name):
+                raise ValueError(f"the file of {name} must be {_file_of(name)}")
+        return self
+
 
 class DomainFile(Frozen):
-    """What a domain file says about itself. card: how it was trained and how well it did."""
+    """What a domain file says about itself.
+
+    card: how it was trained and how well it did; content_id: SHA-256 over the tensors, as for a
+    trunk, and everything else that is said here.
+    """
 
     format: Literal["u2net3d-domain"] = "u2net3d-domain"
     version: Literal[1] = 1
@@ -59,6 +73,13 @@ class DomainFile(Frozen):
     adapters: int = Field(ge=0)
     domain: DomainSpec
     card: dict[str, Any] = Field(default_factory=dict)
+    content_id: str = ""
+
+    def identified(self, tensors: Mapping[str, Tensor]) -> DomainFile:
+        """The same with the `content_id` that goes with `tensors`."""
+        said = self.model_dump(mode="json", exclude={"content_id"})
+        content = files.sha256_json([said, tensors_id(tensors)])
+        return self.model_copy(update={"content_id": content})
 
 
 @dataclass(frozen=True)
@@ -92,7 +113,7 @@ def read_domains(folder: Path) -> dict[str, DomainRecord]:
     """
     manifest = read_manifest(folder)
     records = {}
-    for path in sorted((folder / DOMAINS).glob("*.safetensors")):
+    for path in domain_files(folder):
         said = _domain_file(path)
         name = said.domain.name
         if name != path.stem:
@@ -120,9 +141,11 @@ def verify(folder: Path) -> list[str]:
         elif files.sha256_file(path) != entry.sha256:
             differences.append(f"{entry.file}: its bytes are not those that were saved")
     if not differences:
-        if trunk_id(_tensors(folder / TRUNK)) != manifest.trunk_id:
+        if tensors_id(_tensors(folder / TRUNK)) != manifest.trunk_id:
             differences.append(f"{TRUNK}: its weights are not trunk {_short(manifest)}")
-        read_domains(folder)
+        for name, record in read_domains(folder).items():
+            if record.said.identified(_tensors(record.path)) != record.said:
+                differences.append(f"{_file_of(name)}: its content is not what was saved")
     return differences
 
 
@@ -146,9 +169,12 @@ def load(
         record = require_domain(records, name, folder)
         if record.listed:
             _require_bytes(record.path, manifest.domains[name].sha256)
-        spec = record.said.domain
+        spec, tensors = record.said.domain, _tensors(record.path)
+        if record.said.identified(tensors) != record.said:
+            mend = "get the file again, or take it out of the folder"
+            raise ModelError(record.path, "its content is not what was saved", mend)
         bank = net.add_bank(name, BankShape.of(spec))
-        _fill(bank, _tensors(record.path), record.path)
+        _fill(bank, tensors, record.path)
         specs[name] = spec
     return net.eval(), manifest.model, specs
 
@@ -172,10 +198,13 @@ def save_model(
     domains: Mapping[str, DomainSpec],
     cards: Mapping[str, dict[str, Any]],
 ) -> Manifest:
-    """Writes trunk, banks and, last, the manifest of a newly trained model."""
+    """Writes trunk, banks and, last, the manifest of a newly trained model.
+
+    Banks that lie in the folder on another trunk, of a model that is replaced, are removed.
+    """
     trunk = _state(net.trunk)
     entries = {}
-    identity = trunk_id(trunk)
+    identity = tensors_id(trunk)
     _write(folder / TRUNK, trunk, {"format": "u2net3d-trunk", "version": 1, "trunk_id": identity})
     for name, spec in domains.items():
         entries[name] = _write_domain(folder, net, spec, identity, cards.get(name, {}))
@@ -187,8 +216,8 @@ def save_model(
         domains=entries,
     )
     files.write_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
-    for path in (folder / DOMAINS).glob("*.safetensors"):
-        if path.stem not in entries:  # of the model that was overwritten, on another trunk
+    for path in domain_files(folder):
+        if path.stem not in entries:
             path.unlink()
     return manifest
 
@@ -201,7 +230,7 @@ def save_domain(
     Raises ModelError when the network's trunk is not the folder's.
     """
     manifest = read_manifest(folder)
-    identity = trunk_id(_state(net.trunk))
+    identity = tensors_id(_state(net.trunk))
     if identity != manifest.trunk_id:
         what = f"its trunk is {_short(manifest)}, the network's is {identity[:12]}"
         raise ModelError(folder, what, "nothing was written; train the domain on this trunk")
@@ -211,8 +240,14 @@ def save_domain(
     return manifest
 
 
-def trunk_id(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over sorted names, shapes and float32 bytes of a trunk's tensors."""
+def domain_files(folder: Path) -> list[Path]:
+    """The domain files of a model folder, sorted; names that begin with a dot are not ours."""
+    found = (folder / DOMAINS).glob("*.safetensors")
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def tensors_id(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over sorted names, shapes and float32 bytes; of a trunk's tensors, its `trunk_id`."""
     import hashlib
 
     digest = hashlib.sha256()
@@ -234,10 +269,14 @@ def _write_domain(
         adapters=bank.adapters(),
         domain=spec,
         card=card,
-    )
-    path = folder / DOMAINS / f"{spec.name}.safetensors"
+    ).identified(tensors)
+    path = folder / _file_of(spec.name)
     _write(path, tensors, said.model_dump(mode="json"))
-    return FileEntry(file=f"{DOMAINS}/{path.name}", sha256=files.sha256_file(path))
+    return FileEntry(file=_file_of(spec.name), sha256=files.sha256_file(path))
+
+
+def _file_of(name: str) -> str:
+    return f"{DOMAINS}/{name}.safetensors"
 
 
 def _write(path: Path, tensors: dict[str, Tensor], said: dict[str, Any]) -> None:

@@ -377,3 +377,24 @@ def test_debug_shows_the_traceback_of_a_refusal(tmp_path, u2net3d):
 
     with pytest.raises(ModelError):
         u2net3d("--debug", "verify", "--model", tmp_path)
+
+
+def test_training_on_would_orphan_the_domains_added_since(copied, u2net3d):
+    places = ("--data", copied.data, "--model", copied.model, "--cache", copied.cache)
+    assert u2net3d("add-domain", "pancreas", "--steps", 1, *places).code == 0
+    said = u2net3d("train", "--domains", "liver,prostate", "--steps", 4, "--resume", *places)
+    refused(said, 2, "--resume", "pancreas stands on the trunk", "another --model")
+    assert u2net3d("verify", "--model", copied.model).code == 0
+
+
+def test_references_without_a_prediction_are_not_passed_over(trained, tmp_path, u2net3d):
+    label = trained.case("Task03_Liver", "liver_000")[1]
+    pred, ref = tmp_path / "pred", tmp_path / "ref"
+    for folder, names in ((pred, "a"), (ref, "ab")):
+        folder.mkdir()
+        for name in names:
+            (folder / f"{name}.nii.gz").write_bytes(label.read_bytes())
+    said = u2net3d("evaluate", "--pred", pred, "--ref", ref)
+    assert said.code == 3
+    assert len(said.errors) == 1
+    assert "1 of 2 references have no prediction" in said.errors[0]

@@ -24,6 +24,7 @@ def example(**changes):
         "identity": "abc",
         "step": 7,
         "elapsed_s": 1.5,
+        "validated_at_s": 1.25,
         "validation_s": 0.25,
         "validations": 2,
         "net": {"weight": weight.detach()},

@@ -120,7 +120,9 @@ def test_a_loss_that_is_not_finite_is_said_in_a_line(make_run, watcher, no_pictu
     label = np.zeros((8, 8, 8), np.int16)
     broken = PreparedCase("broken", np.full((1, 8, 8, 8), np.nan, np.float32), label, {})
     net, run = make_run({"liver": 2}, cases=[broken])
-    with pytest.raises(TrainingError, match="the loss of liver became nan at step 0") as error:
+    with pytest.raises(
+        TrainingError, match="loss or gradient of liver became nan at step 0"
+    ) as error:
         train(net, run, watcher(), resume=False)
     assert "\n" not in str(error.value)
     assert all(weight.isfinite().all() for weight in net.parameters())

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from u2net3d.spec import TrainSpec
-from u2net3d.train.schedule import Progress, learning_rate, share_done, validations_passed
+from u2net3d.train.schedule import (
+    Progress,
+    learning_rate,
+    may_validate,
+    share_done,
+    validations_passed,
+)
 
 
 def due_steps(steps, validations):
@@ -55,8 +63,20 @@ def test_by_the_clock_one_validation_is_reserved_for_the_end():
     assert share_done(spec, Progress(7, 80.0, validation_s=20.0)) == 1
 
 
-def test_a_validation_longer_than_the_budget_ends_the_run():
-    assert share_done(TrainSpec(time_s=10.0), Progress(1, 1.0, validation_s=30.0)) == 1
+def test_a_long_validation_takes_at_most_half_of_the_time():
+    spec = TrainSpec(time_s=10.0)
+    assert share_done(spec, Progress(1, 1.0, validation_s=30.0)) == pytest.approx(0.2)
+    assert share_done(spec, Progress(1, 5.0, validation_s=30.0)) == 1
+
+
+def test_by_the_clock_training_gets_five_times_what_the_last_validation_took():
+    spec = TrainSpec(time_s=1000.0)
+    assert may_validate(spec, Progress(1, 100.0))  # none so far
+    early = Progress(9, 199.0, validated_at_s=100.0, validation_s=20.0)
+    assert not may_validate(spec, early)
+    assert may_validate(spec, replace(early, elapsed_s=200.0))
+    assert may_validate(spec, replace(early, elapsed_s=1000.0, validated_at_s=990.0))  # the last
+    assert may_validate(TrainSpec(steps=1000), early)  # a budget in steps knows no clock
 
 
 def test_validations_are_spread_evenly_and_the_last_is_after_the_last_step():

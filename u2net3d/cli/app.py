@@ -183,7 +183,7 @@ def run(arguments: list[str]) -> int:
             raise
         return _unforeseen(error)
     if code == 130:  # what typer makes of Ctrl-C
-        print("stopped — training goes on with --resume", file=sys.stderr)  # noqa: T201
+        print("stopped — a training that has a checkpoint goes on with --resume", file=sys.stderr)  # noqa: T201
     return code if isinstance(code, int) else 0
 
 

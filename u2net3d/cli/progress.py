@@ -37,9 +37,12 @@ def listener(domains: Sequence[str]) -> Iterator[Listener]:
     from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
-    with Bars(*columns, console=Console(stderr=True)) as bars:
-        tasks = {name: bars.add_task(name, total=1.0, state="") for name in domains}
+    bars = Bars(*columns, console=Console(stderr=True))
+    tasks = {name: bars.add_task(name, total=1.0, state="") for name in domains}
+    try:
         yield LiveBars(bars, tasks)
+    finally:
+        bars.stop()
 
 
 class _Watch:
@@ -97,6 +100,7 @@ class LiveBars(_Watch):
 
     def stepped(self, at: Progress, share: float, domain: str, loss: float) -> None:
         """See `Listener`."""
+        self._bars.start()  # not before: cases are counted on the same lines
         self.add(domain, loss)
         for name, task in self._tasks.items():
             self._bars.update(task, completed=share, state=self.state(name, at, share))

@@ -49,6 +49,10 @@ def evaluate(
             say(f"error: {failure.case}: {failure.why}")
         what = f"{len(report.failures)} cases could not be scored"
         raise CasesFailed(pred, what, "mend the files named above")
+    if report.without_prediction:
+        missing = len(report.without_prediction)
+        what = f"{missing} of {missing + len(report.cases)} references have no prediction"
+        raise CasesFailed(pred, what, "predict them too: the means above are over the others")
 
 
 def domains(model: Path, json: bool) -> None:

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ class PreparedCase:
     """A training case as the network sees it.
 
     image (C, D, H, W) float32; label (D, H, W) int16, -1 where it is to be ignored; foreground: for
-    each label value present at most 10,000 of its voxels, (n, 3) int32. Read-only memory maps where
+    each label value present at most 10,000 of its voxels, (n, 3) int32; content: hash of all that
+    the case was made from. Read-only memory maps where
     the case comes from a cache.
     """
 
@@ -43,6 +44,7 @@ class PreparedCase:
     image: Array
     label: Array
     foreground: dict[int, Array]
+    content: str = ""
 
 
 def default_cache() -> Path:
@@ -72,13 +74,14 @@ def prepare_cases(
 
 
 def _prepared_case(dataset: Dataset, case: Case, plan: Plan, cache: Path | None) -> PreparedCase:
+    key = _key(dataset, case, plan)
     if cache is None:
-        return _prepare(dataset, case, plan)
-    entry = cache / _key(dataset, case, plan)
+        return replace(_prepare(dataset, case, plan), content=key)
+    entry = cache / key
     kept = _load(entry, case.name)
     if kept is not None:
         return kept
-    fresh = _prepare(dataset, case, plan)
+    fresh = replace(_prepare(dataset, case, plan), content=key)
     try:
         _save(fresh, entry)
     except OSError:  # not writable, or full: the run goes on in memory
@@ -161,4 +164,4 @@ def _load(entry: Path, name: str) -> PreparedCase | None:
         label = np.load(entry / "label.npy", mmap_mode="r")
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return PreparedCase(name, image, label, foreground)
+    return PreparedCase(name, image, label, foreground, entry.name)

@@ -50,7 +50,7 @@ def add_domain(
     if dataset.domain in specs and not (request.overwrite or request.resume):
         mend = "give it another name (name=PATH), or replace it with --overwrite"
         raise UsageError("domain", f"{dataset.domain} is in {request.model} already", mend)
-    require_free(request.model, folder, request)
+    require_free(request.model, folder, request, [dataset.domain])
     sources = _sources(init, [name for name in specs if name != dataset.domain])
     cases = _first_patients(split(dataset, request.spec.fold), patients)
     spec = domain_spec(
@@ -72,7 +72,7 @@ def add_domain(
     begin(run, model, request, say, net)
     result = train(net, run, listener, resume=request.resume)
     _require_unchanged(before)
-    manifest = store.save_domain(request.model, net.cpu(), spec, card(each, result, request.spec))
+    manifest = store.save_domain(request.model, net, spec, card(each, result, request.spec))
     _require_unchanged(before)
     _require_whole(request.model)
     draw_cases(net, run, result)
@@ -88,7 +88,8 @@ def _with_new_bank(
         torch.manual_seed(seed)
         bank = net.add_bank(name, shape)
     start_from(bank, [net.bank(source) for source in sources])
-    net.requires_grad_(False)
+    net.banks.requires_grad_(False)
+    net.freeze_trunk()
     bank.requires_grad_(True)
     return net
 
@@ -111,7 +112,8 @@ def _sources(init: str, others: list[str]) -> list[str]:
 def _first_patients(cases: Split, patients: int | None) -> Split:
     if patients is None:
         return cases
-    names = list(dict.fromkeys(case.patient for case in cases.training))
+    # by hash: names are often in the order of sites or scanners
+    names = sorted({case.patient for case in cases.training}, key=files.sha256_json)
     if not 1 <= patients <= len(names):
         what = f"{patients} asked for, {len(names)} patients to learn from"
         raise UsageError("--cases", what, f"use 1 to {len(names)}")
@@ -122,7 +124,7 @@ def _first_patients(cases: Split, patients: int | None) -> Split:
 def _file_hashes(model: Path, added: str) -> dict[Path, str]:
     """The trunk's and the other banks' files and their SHA-256, before anything is trained."""
     new = model / store.DOMAINS / f"{added}.safetensors"
-    paths = [model / store.TRUNK, *sorted((model / store.DOMAINS).glob("*.safetensors"))]
+    paths = [model / store.TRUNK, *store.domain_files(model)]
     return {path: files.sha256_file(path) for path in paths if path.is_file() and path != new}
 
 

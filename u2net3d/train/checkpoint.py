@@ -27,6 +27,7 @@ class Checkpoint:
     identity: str
     step: int
     elapsed_s: float
+    validated_at_s: float
     validation_s: float
     validations: int
     net: dict[str, Any]

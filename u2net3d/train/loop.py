@@ -8,8 +8,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,7 +27,13 @@ from u2net3d.train import checkpoint
 from u2net3d.train.checkpoint import Checkpoint
 from u2net3d.train.history import History
 from u2net3d.train.interrupt import held_back
-from u2net3d.train.schedule import Progress, learning_rate, share_done, validations_passed
+from u2net3d.train.schedule import (
+    Progress,
+    learning_rate,
+    may_validate,
+    share_done,
+    validations_passed,
+)
 from u2net3d.train.validate import DomainScore, judge
 
 CHECKPOINT_EVERY_S = 120.0
@@ -46,13 +52,18 @@ class Learner:
 
 @dataclass(frozen=True)
 class Run:
-    """What stays the same over a run. identity: see `Checkpoint`."""
+    """What stays the same over a run.
+
+    identity: see `Checkpoint`; keep: called with the network and the result so far whenever a
+    validation was the best, while the network holds that state.
+    """
 
     spec: TrainSpec
     learners: tuple[Learner, ...]
     folder: Path
     identity: str
     device: torch.device
+    keep: Callable[[UniversalNet, Result], None] = lambda _net, _result: None
 
 
 @dataclass(frozen=True)
@@ -125,22 +136,23 @@ class _Loop:
 
     def _look_after(self) -> None:
         spec = self.run.spec
-        if validations_passed(spec, share_done(spec, self.at)) > self.validations:
+        due = validations_passed(spec, share_done(spec, self.at)) > self.validations
+        if due and may_validate(spec, self.at):
             self._validate()
         elif self.at.elapsed_s - self.saved_at > CHECKPOINT_EVERY_S:
             self.save()
 
     def _step(self, batch: Batch, share: float) -> None:
-        rate = learning_rate(self.run.spec, self.at.step, share)
+        rate = learning_rate(self.run.spec, self.at.step // len(self.run.learners), share)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         loss = _learn(self.net, self.optimiser, batch, self.run.spec, self.run.device)
         if not math.isfinite(loss):
-            what = f"the loss of {batch.domain} became {loss} at step {self.at.step}"
+            what = f"loss or gradient of {batch.domain} became {loss} at step {self.at.step}"
             mend = "look for extreme values in its images, or begin anew with another --seed"
             raise TrainingError(self.run.folder, what, mend)
         self.history.step(self.at.step, batch.domain, loss, rate, self._elapsed())
-        self.at = Progress(self.at.step + 1, self._elapsed(), self.at.validation_s)
+        self.at = replace(self.at, step=self.at.step + 1, elapsed_s=self._elapsed())
         self.listener.stepped(self.at, share_done(self.run.spec, self.at), batch.domain, loss)
 
     def _validate(self) -> None:
@@ -164,15 +176,21 @@ class _Loop:
         for name, score in scores.items():
             self.history.validation(self.at.step, name, score, self._elapsed())
         self.history.draw()
-        self.at = Progress(self.at.step, self._elapsed(), seconds)
+        now = self._elapsed()
+        self.at = Progress(self.at.step, now, validated_at_s=now, validation_s=seconds)
         self.validations = validations_passed(self.run.spec, share_done(self.run.spec, self.at))
         self.listener.validated(self.at, scores, best)
         self.save()
+        if best:
+            self.run.keep(self.net, self._result())
 
     def finish(self) -> Result:
         """The best state goes back into the network."""
         self.net.load_state_dict(self.best_net, strict=False)
         self.net.eval()
+        return self._result()
+
+    def _result(self) -> Result:
         return Result(self.best_step, self.at.step, self.at.elapsed_s, self.best_scores)
 
     def save(self) -> None:
@@ -184,6 +202,7 @@ class _Loop:
                 identity=self.run.identity,
                 step=self.at.step,
                 elapsed_s=self.saved_at,
+                validated_at_s=self.at.validated_at_s,
                 validation_s=self.at.validation_s,
                 validations=self.validations,
                 net=self._weights(),
@@ -201,7 +220,7 @@ class _Loop:
         """Takes up the run where a checkpoint left it."""
         self.net.load_state_dict(saved.net, strict=False)  # the rest of it is not of this run
         self.optimiser.load_state_dict(saved.optimiser)
-        self.at = Progress(saved.step, saved.elapsed_s, saved.validation_s)
+        self.at = Progress(saved.step, saved.elapsed_s, saved.validated_at_s, saved.validation_s)
         self.saved_at, self.validations = saved.elapsed_s, saved.validations
         self.best_net, self.best_step = saved.best_net, saved.best_step
         self.best_scores = {
@@ -229,14 +248,19 @@ def _learn(
     spec: TrainSpec,
     device: torch.device,
 ) -> float:
-    """One step on one batch; what the domain does not use has no gradient and does not move."""
+    """The loss of one step on one batch; what the domain does not use does not move.
+
+    Where loss or gradient are not finite nothing moves at all, and what is returned is not either.
+    """
     optimiser.zero_grad(set_to_none=True)
     outputs = net(batch.image.to(device), batch.domain)
     loss = supervised(LOSSES[spec.loss], outputs, batch.label.to(device))
     value = loss.item()
     if math.isfinite(value):
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(_trained(net), spec.clip_norm)
+        norm = nn.utils.clip_grad_norm_(_trained(net), spec.clip_norm).item()
+        if not math.isfinite(norm):
+            return norm
         optimiser.step()
     return value
 

@@ -20,7 +20,7 @@ from u2net3d.models.banks import BankShape
 from u2net3d.models.universal import UniversalNet
 from u2net3d.patches.loader import DomainLoader
 from u2net3d.prep.cache import prepare_cases
-from u2net3d.prep.plan import domain_spec
+from u2net3d.prep.plan import domain_spec, expected_memory_bytes
 from u2net3d.spec import DomainSpec, ModelSpec, TrainSpec
 from u2net3d.train import checkpoint
 from u2net3d.train.loop import Learner, Listener, Result, Run, train
@@ -58,7 +58,7 @@ def train_model(
     UsageError where a model is there already, and what data, plans and training raise.
     """
     folder = request.model / "runs" / "train"
-    require_free(request.model, folder, request)
+    require_free(request.model, folder, request, [dataset.domain for dataset in datasets])
     splits = {dataset.domain: split(dataset, request.spec.fold) for dataset in datasets}
     specs = {
         dataset.domain: domain_spec(
@@ -75,19 +75,24 @@ def train_model(
         learner(dataset, specs[dataset.domain], splits[dataset.domain], request, prepared)
         for dataset in datasets
     )
+
+    def keep(net: UniversalNet, result: Result) -> None:
+        cards = {learner.spec.name: card(learner, result, request.spec) for learner in learners}
+        store.save_model(request.model, net, model, specs, cards)
+
     run = Run(
         spec=request.spec,
         learners=learners,
         folder=folder,
         identity=identity(model, learners, request.spec, "train"),
         device=request.device,
+        keep=keep,
     )
     begin(run, model, request, say, net)
     result = train(net, run, listener, resume=request.resume)
-    cards = {learner.spec.name: card(learner, result, request.spec) for learner in learners}
-    manifest = store.save_model(request.model, net.cpu(), model, specs, cards)
+    keep(net, result)  # the card of the end: steps and seconds of the whole run
     draw_cases(net, run, result)
-    return result, manifest
+    return result, store.read_manifest(request.model)
 
 
 def fresh_net(model: ModelSpec, specs: dict[str, DomainSpec], seed: int) -> UniversalNet:
@@ -111,17 +116,22 @@ def learner(
     return Learner(spec, dataset, loader, cases.validation)
 
 
-def require_free(model: Path, folder: Path, request: Request) -> None:
+def require_free(model: Path, folder: Path, request: Request, domains: Sequence[str]) -> None:
     """Raises UsageError where work would be overwritten, or cannot be written at all.
 
     Asked before any case is read; TrainingError where there is no checkpoint to resume from.
     """
     files.require_writable(model, "--model")
+    holds_model = (model / store.MANIFEST).exists() and folder.name == "train"
     if request.resume:
         checkpoint.require(folder)
+        later = set(store.read_domains(model)) - set(domains) if holds_model else set()
+        if later:
+            what = f"{', '.join(sorted(later))} stands on the trunk that would be trained on"
+            raise UsageError("--resume", what, "begin anew in another --model")
     if request.resume or request.overwrite:
         return
-    if (model / store.MANIFEST).exists() and folder.name == "train":
+    if holds_model:
         mend = "add to it with `u2net3d add-domain`, go on with --resume, or give --overwrite"
         raise UsageError("--model", f"{model} holds a model already", mend)
     if (folder / checkpoint.FILE).exists():
@@ -138,7 +148,7 @@ def identity(model: ModelSpec, learners: Sequence[Learner], spec: TrainSpec, kin
             "training": spec.model_dump(mode="json"),
             "domains": [learner.spec.model_dump(mode="json") for learner in learners],
             "cases": [
-                [[case.name for case in learner.loader.cases], _names(learner)]
+                [[[case.name, case.content] for case in learner.loader.cases], _names(learner)]
                 for learner in learners
             ],
         }
@@ -162,6 +172,16 @@ def begin(run: Run, model: ModelSpec, request: Request, say: Say, net: Universal
             f"{len(each.validation)} to judge by; patch {size} × {plan.batch_size}, "
             f"{plan.stages} stages"
         )
+    memory = max(
+        expected_memory_bytes(
+            each.spec.plan,
+            base_channels=model.base_channels,
+            channels=len(each.spec.channels),
+            classes=len(each.spec.labels),
+        )
+        for each in run.learners
+    )
+    say(f"memory: about {memory / 2**30:.1f} GiB")
     if request.resume:
         say("going on from the last checkpoint")
     elif run.spec.time_s is None:
