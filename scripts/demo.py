@@ -57,22 +57,24 @@ def main() -> None:
         "minutes_in_all": round((time.perf_counter() - began) / 60, 1),
         "old_domains_unchanged": unchanged,
         "trunk_bytes": (out / "model" / "trunk.safetensors").stat().st_size,
-        "domains": {
-            name: {
-                "cases": scores[name]["n"],
-                "dice": {k: v["dice"] for k, v in scores[name]["labels"].items()},
-                "mean_dice": scores[name]["mean"]["dice"],
-                "seconds_per_volume": seconds[name],
-                "bank_bytes": (out / "model" / "domains" / f"{name}.safetensors").stat().st_size,
-            }
-            for name in names
-        },
+        "domains": {name: row(name, scores[name], seconds[name], out) for name in names},
     }
     files.write_json(out / "summary.json", summary)
     files.write_text(out / "summary.md", table(summary))
     print(f"\n{table(summary)}\npictures: {out / 'pictures'}")
     if not unchanged:
         sys.exit("an old domain answers differently than before")
+
+
+def row(name: str, scores: dict, seconds: float, out: Path) -> dict:
+    """What the summary says of a domain."""
+    return {
+        "cases": scores["n"],
+        "dice": {label: means["dice"] for label, means in scores["labels"].items()},
+        "mean_dice": scores["mean"]["dice"],
+        "seconds_per_volume": seconds,
+        "bank_bytes": (out / "model" / "domains" / f"{name}.safetensors").stat().st_size,
+    }
 
 
 def arguments() -> argparse.Namespace:
