@@ -169,14 +169,14 @@ def table(summary: dict) -> str:
         "| domain | cases | Dice | per label | s per volume | bank bytes |",
         "|---|---|---|---|---|---|",
     ]
-    for name, row in summary["domains"].items():
+    for name, said in summary["domains"].items():
         how = "added" if name == summary["added"] else "trained"
         labels = ", ".join(
-            f"{k} {v:.3f}" if v is not None else f"{k} -" for k, v in row["dice"].items()
+            f"{k} {v:.3f}" if v is not None else f"{k} -" for k, v in said["dice"].items()
         )
         lines.append(
-            f"| {name} ({how}) | {row['cases']} | {row['mean_dice'] or 0:.3f} | {labels} "
-            f"| {row['seconds_per_volume']:.1f} | {row['bank_bytes']:,} |"
+            f"| {name} ({how}) | {said['cases']} | {said['mean_dice'] or 0:.3f} | {labels} "
+            f"| {said['seconds_per_volume']:.1f} | {said['bank_bytes']:,} |"
         )
     kept = "yes" if summary["old_domains_unchanged"] else "NO"
     budget = summary["time"]

@@ -143,7 +143,7 @@ class _Loop:
             self.save()
 
     def _step(self, batch: Batch, share: float) -> None:
-        rate = learning_rate(self.run.spec, self.at.step // len(self.run.learners), share)
+        rate = learning_rate(self.run.spec, self.at.step, share)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         loss = _learn(self.net, self.optimiser, batch, self.run.spec, self.run.device)
