@@ -83,7 +83,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--domains", default="liver,prostate,heart", help="to train together")
     parser.add_argument("--add", default="pancreas", help="to add afterwards")
     parser.add_argument("--time", default="7m", help="for training")
-    parser.add_argument("--add-time", default="4m", help="for adding")
+    parser.add_argument("--add-time", default="6m", help="for adding")
     parser.add_argument("--out", type=Path, default=Path("demo-output"))
     parser.add_argument("--setup-seconds", type=float, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()
