@@ -14,6 +14,7 @@ from u2net3d.errors import UsageError
 from u2net3d.volume import Triple, TripleF
 
 STEPS_PER_DOMAIN = 500  # of the preset, where no budget is given
+BANK_LEARNING_RATE = 2e-2  # of a bank alone, on a frozen trunk: nothing shared can be upset
 # Words of the command line, and the attributes of nn.ModuleDict, which no key of one may be.
 _WORDS = ("auto", "all", "mean", "nearest", "fresh")
 _ATTRIBUTES = (
@@ -123,13 +124,14 @@ class ModelSpec(Frozen):
 class TrainSpec(Frozen):
     """How a network is trained; the defaults are the preset's.
 
-    steps counts all domains together; time_s, where given, is the budget instead.
+    steps counts all domains together; time_s, where given, is the budget instead; balanced_share is
+    the first part of it, in which small labels weigh more than their size.
     """
 
     steps: int = Field(default=STEPS_PER_DOMAIN, ge=1)
     time_s: float | None = Field(default=None, gt=0)
     optimiser: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(default=4e-3, gt=0)
+    learning_rate: float = Field(default=1e-2, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
     warmup_steps: int = Field(default=40, ge=0)
     decay_power: float = Field(default=0.9, gt=0)
@@ -137,6 +139,7 @@ class TrainSpec(Frozen):
     foreground_share: float = Field(default=1 / 3, ge=0, le=1)
     validations: int = Field(default=10, ge=1)
     loss: str = "dice_ce"
+    balanced_share: float = Field(default=0.5, ge=0, le=1)
     seed: int = 0
     fold: int | Literal["all"] = 0
 

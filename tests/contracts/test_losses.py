@@ -12,9 +12,11 @@ from u2net3d.spec import TrainSpec
 SHAPE = (4, 5, 6)
 
 
-@pytest.fixture(params=LOSSES)
+@pytest.fixture(params=[(name, balance) for name in LOSSES for balance in (0.0, 0.5, 1.0)])
 def loss(request):
-    return LOSSES[request.param]
+    """A loss at one balance of the classes; `supervised` hands it a balance of its own."""
+    name, balance = request.param
+    return lambda logits, target, _balance=0.0: LOSSES[name](logits, target, balance)
 
 
 def draw(classes=4, batch=2):

@@ -35,6 +35,29 @@ def test_three_voxels_by_hand():
     assert loss.item() == pytest.approx(entropy - dice, abs=1e-5)
 
 
+@pytest.mark.parametrize("balance", [0.0, 0.25, 1.0])
+def test_balance_shares_the_entropy_out_among_the_classes(balance):
+    # Probabilities of the foreground 0.2, 0.3, 0.4, 0.5, truth 0, 0, 0, 1: one voxel of four.
+    logits = logits_of([[0.8, 0.2], [0.7, 0.3], [0.6, 0.4], [0.5, 0.5]])
+    background = -(math.log(0.8) + math.log(0.7) + math.log(0.6))
+    by_voxel = (background - math.log(0.5)) / 4
+    by_class = (background / 3 - math.log(0.5)) / 2
+    dice = 2 * 0.5 / (1.4 + 1)
+    loss = dice_ce(logits, target_of([0, 0, 0, 1]), balance)
+    expected = (1 - balance) * by_voxel + balance * by_class - dice
+    assert loss.item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_class_that_is_absent_takes_no_part_in_the_balance():
+    two, three = logits_of([[0.8, 0.2], [0.5, 0.5]]), logits_of([[0.8, 0.2, 0], [0.5, 0.5, 0]])
+    target = target_of([0, 1])
+    entropy = -(math.log(0.8) + math.log(0.5)) / 2
+    dice = 2 * 0.5 / (0.7 + 1)
+    assert dice_ce(two, target, 1.0).item() == pytest.approx(entropy - dice, abs=1e-5)
+    # the third class has nothing to overlap and nothing guessed: a soft Dice of 1
+    assert dice_ce(three, target, 1.0).item() == pytest.approx(entropy - (dice + 1) / 2, abs=1e-5)
+
+
 def test_an_ignored_voxel_counts_in_neither_term():
     seen = logits_of([[0.8, 0.2], [0.5, 0.5], [0.1, 0.9]])
     wrong = logits_of([[0.8, 0.2], [0.5, 0.5], [0.1, 0.9], [0.99, 0.01]]).requires_grad_()

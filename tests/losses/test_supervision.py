@@ -15,7 +15,7 @@ def outputs_of(*shapes, classes=2):
 def targets_seen(shapes, target):
     seen = []
 
-    def loss(logits, at):
+    def loss(logits, at, _balance):
         seen.append(at)
         return logits.sum()
 
@@ -29,6 +29,18 @@ def test_levels_weigh_one_a_half_and_a_quarter():
     outputs = outputs_of((4, 4, 4), (2, 2, 2), (1, 1, 1))
     loss = supervised(lambda *_: torch.tensor(next(values)), outputs, target)
     assert loss.item() == pytest.approx((7 + 14 / 2 + 28 / 4) / (1 + 1 / 2 + 1 / 4))
+
+
+def test_every_level_is_balanced_as_asked():
+    given = []
+
+    def loss(logits, _at, balance):
+        given.append(balance)
+        return logits.sum()
+
+    target = torch.zeros(1, 4, 4, 4, dtype=torch.int64)
+    supervised(loss, outputs_of((4, 4, 4), (2, 2, 2)), target, 0.75)
+    assert given == [0.75, 0.75]
 
 
 def test_one_level_is_the_loss_itself():

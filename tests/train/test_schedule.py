@@ -9,6 +9,7 @@ import pytest
 from u2net3d.spec import TrainSpec
 from u2net3d.train.schedule import (
     Progress,
+    class_balance,
     learning_rate,
     may_validate,
     share_done,
@@ -48,6 +49,16 @@ def test_the_rate_decays_with_the_share_of_the_budget():
 def test_warm_up_and_decay_multiply():
     spec = TrainSpec(learning_rate=1.0, warmup_steps=4, decay_power=1)
     assert learning_rate(spec, step=1, share=0.25) == pytest.approx(0.5 * 0.75)
+
+
+def test_classes_weigh_the_same_at_first_and_by_size_from_the_middle_on():
+    shares = (0.0, 0.125, 0.25, 0.5, 0.9, 1.0)
+    assert [class_balance(TrainSpec(), share) for share in shares] == [1, 0.75, 0.5, 0, 0, 0]
+
+
+def test_without_a_balanced_part_voxels_always_weigh_the_same():
+    spec = TrainSpec(balanced_share=0)
+    assert [class_balance(spec, share) for share in (0.0, 0.5, 1.0)] == [0, 0, 0]
 
 
 def test_by_steps_the_share_is_the_steps_done():

@@ -15,7 +15,7 @@ from u2net3d.errors import UsageError
 from u2net3d.infer.predict import choose_device
 from u2net3d.io.dataset import find_dataset, find_datasets
 from u2net3d.prep.cache import default_cache
-from u2net3d.spec import STEPS_PER_DOMAIN, ModelSpec, TrainSpec
+from u2net3d.spec import BANK_LEARNING_RATE, STEPS_PER_DOMAIN, ModelSpec, TrainSpec
 from u2net3d.train.add_domain import add_domain as add
 from u2net3d.train.loop import Result
 from u2net3d.train.run import Request, train_model
@@ -42,7 +42,7 @@ def train(names: list[str], data: Path, options: Options) -> None:
     """Trains a new model and says where it is."""
     if not all(name.strip() for name in names):
         raise UsageError("--domains", f"'{','.join(names)}' holds an empty name", "write a,b,c")
-    request = _request(options, domains=len(names))
+    request = _request(options, TrainSpec(steps=STEPS_PER_DOMAIN * len(names)))
     datasets = find_datasets(data, names)
     with listener([dataset.domain for dataset in datasets]) as watching:
         result, manifest = train_model(datasets, ModelSpec(), request, watching, say, show_prepared)
@@ -52,7 +52,7 @@ def train(names: list[str], data: Path, options: Options) -> None:
 def add_domain(name: str, data: Path, patients: int | None, init: str, options: Options) -> None:
     """Adds a domain to a model and says that the others did not change."""
     store.read_manifest(options.model)
-    request = _request(options, domains=1)
+    request = _request(options, TrainSpec(learning_rate=BANK_LEARNING_RATE))
     dataset = find_dataset(data, name)
     with listener([dataset.domain]) as watching:
         result, manifest = add(dataset, request, init, patients, watching, say, show_prepared)
@@ -68,16 +68,17 @@ def seconds_of(text: str) -> float:
     return float(match[1]) * _UNITS[match[2] or "m"]
 
 
-def _request(options: Options, domains: int) -> Request:
+def _request(options: Options, preset: TrainSpec) -> Request:
     if options.model.is_file():
         raise UsageError("--model", f"{options.model} is a file, not a folder", "name a folder")
     if options.steps and options.time:
         raise UsageError("--time", "--steps is given as well", "give one of the two")
-    spec = TrainSpec(seed=options.seed, fold=_fold(options.fold))
-    spec = spec.model_copy(
+    spec = preset.model_copy(
         update={
-            "steps": options.steps or STEPS_PER_DOMAIN * domains,
+            "steps": options.steps or preset.steps,
             "time_s": seconds_of(options.time) if options.time else None,
+            "seed": options.seed,
+            "fold": _fold(options.fold),
         }
     )
     return Request(

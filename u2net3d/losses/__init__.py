@@ -1,4 +1,8 @@
-"""The losses: a table by name. Each takes logits (B, K, D, H, W) and target (B, D, H, W)."""
+"""The losses: a table by name.
+
+Each takes logits (B, K, D, H, W), target (B, D, H, W) and, 0 to 1, how far the classes of a batch
+are to weigh the same whatever their size.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from torch import Tensor
 from u2net3d.losses.dice_ce import dice_ce
 from u2net3d.losses.supervision import supervised
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor, float], Tensor]
 
 LOSSES: dict[str, Loss] = {"dice_ce": dice_ce}
 

@@ -10,17 +10,28 @@ IGNORED = -1
 _SMOOTH = 1e-5
 
 
-def dice_ce(logits: Tensor, target: Tensor) -> Tensor:
+def dice_ce(logits: Tensor, target: Tensor, balance: float = 0.0) -> Tensor:
     """Cross-entropy minus the mean soft Dice of the foreground classes (Isensee et al. 2021).
 
     logits (B, K, D, H, W); target (B, D, H, W) int64, -1 where the label is to be ignored. The
     soft Dice is taken per sample and class, 2 sum(p t) / (sum(p) + sum(t)) (Milletari et al. 2016
-    with plain instead of squared sums). A batch without one labelled voxel gives 0.
+    with plain instead of squared sums). balance, 0 to 1: how much of the cross-entropy is shared
+    out evenly among the classes of the batch instead of among its voxels. A batch without one
+    labelled voxel gives 0.
     """
     known = target != IGNORED
-    entropy = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum")
-    entropy = entropy / known.sum().clamp(min=1)
+    entropy = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none")
+    entropy = (entropy * _weights(target, known, logits.shape[1], balance)).sum()
     return entropy - _soft_dice(logits.softmax(1), target, known) * known.any()
+
+
+def _weights(target: Tensor, known: Tensor, classes: int, balance: float) -> Tensor:
+    """Each voxel's part (B, D, H, W) in a mean over voxels, mixed with a mean over class means."""
+    count = torch.bincount(target[known], minlength=classes).float()
+    even = 1 / count.sum().clamp(min=1)
+    by_class = 1 / (count * (count > 0).sum()).clamp(min=1)
+    weight = (1 - balance) * even + balance * by_class
+    return weight[target.clamp(min=0)] * known
 
 
 def _soft_dice(probability: Tensor, target: Tensor, known: Tensor) -> Tensor:

@@ -9,17 +9,20 @@ from torch import Tensor
 
 
 def supervised(
-    loss: Callable[[Tensor, Tensor], Tensor], outputs: Sequence[Tensor], target: Tensor
+    loss: Callable[[Tensor, Tensor, float], Tensor],
+    outputs: Sequence[Tensor],
+    target: Tensor,
+    balance: float = 0.0,
 ) -> Tensor:
     """Mean of `loss` over the levels with weights 1, 1/2, 1/4 ... normalised to sum 1.
 
     outputs: logits (B, K, d, h, w), full resolution first; target (B, D, H, W) int64, taken at the
     voxels where the coarser grids have theirs: a strided convolution with padding 1 looks at every
-    second voxel, beginning with the first.
+    second voxel, beginning with the first. balance: handed on to the loss.
     """
     weights = [0.5**level for level in range(len(outputs))]
     terms = [
-        weight * loss(logits, _at(target, logits))
+        weight * loss(logits, _at(target, logits), balance)
         for weight, logits in zip(weights, outputs, strict=True)
     ]
     return torch.stack(terms).sum() / sum(weights)

@@ -29,6 +29,7 @@ from u2net3d.train.history import History
 from u2net3d.train.interrupt import held_back
 from u2net3d.train.schedule import (
     Progress,
+    class_balance,
     learning_rate,
     may_validate,
     share_done,
@@ -146,7 +147,8 @@ class _Loop:
         rate = learning_rate(self.run.spec, self.at.step, share)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        loss = _learn(self.net, self.optimiser, batch, self.run.spec, self.run.device)
+        balance = class_balance(self.run.spec, share)
+        loss = _learn(self.net, self.optimiser, batch, self.run.spec, balance, self.run.device)
         if not math.isfinite(loss):
             what = f"loss or gradient of {batch.domain} became {loss} at step {self.at.step}"
             mend = "look for extreme values in its images, or begin anew with another --seed"
@@ -246,6 +248,7 @@ def _learn(
     optimiser: torch.optim.Optimizer,
     batch: Batch,
     spec: TrainSpec,
+    balance: float,
     device: torch.device,
 ) -> float:
     """The loss of one step on one batch; what the domain does not use does not move.
@@ -254,7 +257,7 @@ def _learn(
     """
     optimiser.zero_grad(set_to_none=True)
     outputs = net(batch.image.to(device), batch.domain)
-    loss = supervised(LOSSES[spec.loss], outputs, batch.label.to(device))
+    loss = supervised(LOSSES[spec.loss], outputs, batch.label.to(device), balance)
     value = loss.item()
     if math.isfinite(value):
         loss.backward()  # type: ignore[no-untyped-call]

@@ -42,6 +42,15 @@ def learning_rate(spec: TrainSpec, step: int, share: float) -> float:
     return spec.learning_rate * warm * left
 
 
+def class_balance(spec: TrainSpec, share: float) -> float:
+    """How far the classes weigh the same in the loss: 1 at first, 0 from `balanced_share` on.
+
+    By size alone a network answers background for its first hundred steps where labels are small
+    (docs/log.md, 2026-11-21); by class alone it would draw them too large.
+    """
+    return max(0.0, 1 - share / spec.balanced_share) if spec.balanced_share else 0.0
+
+
 def validations_passed(spec: TrainSpec, share: float) -> int:
     """How many of the `spec.validations` evenly spread validations are due by now.
 
