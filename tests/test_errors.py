@@ -25,6 +25,7 @@ FAMILY = [
         ("DataError", 1),
         ("ModelError", 1),
         ("TrainingError", 1),
+        ("DiskError", 1),
         ("CasesFailed", 3),
     ],
 )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 
 from u2net3d import files
-from u2net3d.errors import UsageError
+from u2net3d.errors import DiskError, UsageError
 
 
 def fail_half_way(path, error):
@@ -111,3 +115,194 @@ def test_a_disk_that_refuses_is_a_usage_error(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.touch", refuse)
     with pytest.raises(UsageError, match=r"--cache: .*Read-only file system"):
         files.require_writable(tmp_path / "cache", "--cache")
+
+
+def test_a_disk_without_room_is_named_with_what_is_still_good(tmp_path, monkeypatch):
+    path = tmp_path / "a.bin"
+    files.write_bytes(path, b"old")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskError) as error:
+        files.write_bytes(path, b"new")
+    said = str(error.value)
+    assert said.startswith(f"{path}: no room left on {tmp_path} (")
+    assert said.endswith("MiB free) — what stood there is untouched: make room, then repeat")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("place", ["write", "fsync", "replace"])
+def test_a_failing_disk_is_said_wherever_it_fails(tmp_path, monkeypatch, place):
+    path = tmp_path / "a.bin"
+    files.write_bytes(path, b"old")
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    name = {"write": "pathlib.Path.write_bytes", "fsync": "os.fsync"}.get(place)
+    monkeypatch.setattr(name or "pathlib.Path.replace", fail)
+    with pytest.raises(DiskError, match="Input/output error"):
+        files.write_bytes(path, b"new")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_other_bytes_than_were_written_are_never_put_in_place(tmp_path, monkeypatch):
+    path = tmp_path / "a.bin"
+    files.write_bytes(path, b"old")
+    write = type(path).write_bytes
+
+    def forgetful(self, content):
+        return write(self, b"\0" * len(content))  # as a disk that loses a block
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", forgetful)
+    with pytest.raises(DiskError, match="not what is read back"):
+        files.write_bytes(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_its_check_refuses_is_not_put_in_place(tmp_path):
+    path = tmp_path / "a.bin"
+    files.write_bytes(path, b"old")
+
+    def refuse(temporary):
+        assert temporary.read_bytes() == b"new"
+        raise DiskError(path, "is not a label", "repeat")
+
+    with pytest.raises(DiskError), files.replacing(path, refuse) as temporary:
+        temporary.write_bytes(b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_is_written_through(tmp_path):
+    target, link = tmp_path / "there" / "a.bin", tmp_path / "a.bin"
+    target.parent.mkdir()
+    link.symlink_to(target)
+    for content in (b"first", b"second"):  # the link dangles at first
+        files.write_bytes(link, content)
+        assert link.is_symlink()
+        assert target.read_bytes() == content
+    assert [path.name for path in target.parent.iterdir()] == ["a.bin"]
+
+
+def test_a_replaced_file_keeps_its_permissions_and_a_new_one_has_the_users(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.touch()
+    old.chmod(0o640)
+    before = os.umask(0o027)
+    try:
+        files.write_bytes(old, b"")
+        files.write_bytes(new, b"")
+    finally:
+        os.umask(before)
+    assert (old.stat().st_mode & 0o777, new.stat().st_mode & 0o777) == (0o640, 0o640)
+    old.chmod(0o604)
+    files.write_bytes(old, b"again")
+    assert old.stat().st_mode & 0o777 == 0o604
+
+
+def test_a_device_or_a_pipe_is_never_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(UsageError, match="is no regular file"):
+            files.write_bytes(path, b"")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_the_longest_names_can_be_written(tmp_path):
+    for name in ("é" * 120 + ".nii.gz", "a" * 248 + ".nii.gz"):
+        with files.replacing(tmp_path / name) as temporary:
+            assert temporary.name.endswith(".nii.gz")
+            temporary.touch()
+        assert (tmp_path / name).exists()
+
+
+def test_lines_are_added_one_by_one(tmp_path):
+    for line in ("a", "ö"):
+        files.append_line(tmp_path / "a.jsonl", line)
+    assert (tmp_path / "a.jsonl").read_text(encoding="utf-8") == "a\nö\n"
+
+
+def test_a_line_that_finds_no_room_is_not_added_by_half(tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    files.append_line(path, "whole")
+    real = type(path).open
+
+    class Small:
+        """Takes three bytes, then the disk is full."""
+
+        def __init__(self, handle):
+            self.handle, self.room = handle, 3
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.handle.close()
+
+        def __getattr__(self, name):
+            return getattr(self.handle, name)
+
+        def write(self, content):
+            if not self.room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self.room = 0
+            return self.handle.write(content[:3])
+
+    monkeypatch.setattr("pathlib.Path.open", lambda self, *a, **k: Small(real(self, *a, **k)))
+    with pytest.raises(DiskError, match="no room left"):
+        files.append_line(path, "a longer line")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"whole\n"
+
+
+def killed_while_writing(path):
+    """The temporary file that a process leaves which is killed before it can rename it."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from u2net3d import files\n"
+        "with files.replacing(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    (left,) = [other for other in path.parent.iterdir() if other.name.startswith(".")]
+    return left
+
+
+def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    left = killed_while_writing(path)
+    assert path.read_bytes() == b"old"
+    mine = files.temporary_beside(path)  # of a living process: this one
+    mine.touch()
+    hidden = tmp_path / ".u2net3d-notes"
+    hidden.touch()
+    other = tmp_path / left.name.replace(left.name.split("-")[1], "0123abcd", 1)
+    other.touch()  # of another machine, fresh
+    assert files.sweep(tmp_path, tmp_path / "nowhere", path) == [left]
+    assert set(tmp_path.iterdir()) == {path, mine, hidden, other}
+    os.utime(other, (0, 0))  # of another machine, from long ago
+    assert files.sweep(tmp_path) == [other]
+
+
+def test_a_disk_of_3_mb_that_is_full_keeps_every_file_whole(small_disk):
+    path = small_disk / "a.bin"
+    files.write_bytes(path, b"old")
+    with pytest.raises(DiskError, match="no room left on"):
+        files.write_bytes(path, bytes(4 << 20))
+    assert path.read_bytes() == b"old"
+    (small_disk / "ballast").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+    with pytest.raises(DiskError, match=r"no room left on .* \(0.0 MiB free\)"):
+        files.write_bytes(path, b"new" * 2000)
+    log = small_disk / "log"
+    log.symlink_to("a.bin")
+    with pytest.raises(DiskError, match="no room left on"):
+        files.append_line(log, "x" * 8000)
+    assert path.read_bytes() == b"old"
+    assert {found.name for found in small_disk.iterdir()} == {"a.bin", "ballast", "log"}

@@ -10,7 +10,7 @@ import pytest
 
 from u2net3d.errors import DataError, UsageError
 from u2net3d.io.dataset import Case, Dataset, find_dataset, split
-from u2net3d.io.description import patients
+from u2net3d.io.listing import patients
 
 
 def dataset_of(names, root=Path("nowhere")) -> Dataset:

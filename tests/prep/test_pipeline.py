@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from u2net3d.prep.pipeline import nonzero_box, prepare, prepare_label, restore
+from u2net3d.prep.pipeline import (
+    nonzero_box,
+    prepare,
+    prepare_label,
+    restore,
+    restore_probabilities,
+)
 from u2net3d.spec import Plan, ZScoreNormalisation
 from u2net3d.volume import Volume
 
@@ -129,3 +135,26 @@ def test_logits_of_another_shape_are_refused():
 def test_an_image_with_too_many_channels_is_refused():
     with pytest.raises(ValueError):
         prepare(volume(np.ones((2, 4, 4, 4), np.float32)), plan(ISO))
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.7, 0.8, 1.3)])
+def test_the_largest_probability_is_the_label_and_all_sum_to_one(spacing):
+    image = np.zeros((1, 14, 12, 11), np.float32)
+    image[:, 2:12, 3:11, 1:9] = np.random.default_rng(0).normal(50, 9, (1, 10, 8, 8))
+    prepared, preparation = prepare(volume(image), plan(spacing))
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(4, *prepared.shape[1:])
+    label, shares = restore(logits, preparation), restore_probabilities(logits, preparation)
+    assert (shares.dtype, shares.shape) == (np.uint16, (4, 14, 12, 11))
+    assert np.abs(shares.astype(int).sum(0) - 65535).max() <= 2  # each is rounded
+    ordered = np.sort(shares.astype(int), axis=0)
+    clear = ordered[-1] - ordered[-2] > 1
+    assert clear.mean() > 0.99
+    assert np.array_equal(shares.argmax(0)[clear], label[clear])
+    outside = np.ones(label.shape, bool)
+    outside[2:12, 3:11, 1:9] = False
+    assert (shares[0][outside] == 65535).all()
+    if spacing == (1.0, 1.0, 1.0):
+        expected = logits.softmax(0).numpy()
+        found = shares[:, 2:12, 3:11, 1:9] / 65535
+        np.testing.assert_allclose(found, expected, atol=0.51 / 65535)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -10,13 +11,16 @@ import numpy as np
 
 from u2net3d.errors import DataError
 from u2net3d.io import nifti, other
-from u2net3d.io.nifti import NIFTI_SUFFIXES, Source
+from u2net3d.io.nifti import NIFTI_SUFFIXES, PAIR_SUFFIXES, Source
 from u2net3d.io.other import OTHER_SUFFIXES
+from u2net3d.io.stream import require_regular
 from u2net3d.volume import Volume
 
-__all__ = ["IMAGE_SUFFIXES", "read_image", "read_label", "require_same_grid", "stem"]
+__all__ = ["IMAGE_SUFFIXES", "parts", "read_image", "read_label", "require_same_grid", "stem"]
 
-IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, *OTHER_SUFFIXES)
+# By what images are found in a folder: a pair counts once, by its header. A reader also takes the
+# name of the voxels (.img).
+IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, *OTHER_SUFFIXES, ".hdr", ".hdr.gz")
 
 # Two grids are one where no voxel lies further from its partner than this part of the smallest
 # spacing: far above the rounding of float32 headers and printed decimals, far below any anatomy.
@@ -32,15 +36,16 @@ def read_image(paths: Sequence[Path]) -> tuple[Volume, Source]:
     first, source = _reader(paths[0]).read_image(paths[0])
     if len(paths) == 1:
         return first, source
-    arrays = []
-    for path in paths:
+    arrays, notes = [], []
+    for number, path in enumerate(paths):
         volume, its_source = (first, source) if path is paths[0] else _reader(path).read_image(path)
         if volume.array.shape[0] != 1:
             what = f"holds {volume.array.shape[0]} channels, but is one file of several"
             raise DataError(path, what, "give one file per channel, or a single 4-D file")
         require_same_grid(volume, its_source, first, source)
         arrays.append(volume.array)
-    return Volume(np.concatenate(arrays), first.affine), source
+        notes += [f"channel {number}: {note}" for note in its_source.notes]
+    return Volume(np.concatenate(arrays), first.affine), replace(source, notes=tuple(notes))
 
 
 def read_label(path: Path) -> tuple[Volume, Source]:
@@ -66,16 +71,30 @@ def require_same_grid(volume: Volume, source: Source, other: Volume, other_sourc
         raise DataError(source.path, what, "export both on the same grid")
 
 
+def parts(path: Path) -> tuple[Path, ...]:
+    """Every file that holds the image or label at `path`: header and voxels may lie in two.
+
+    What hashes an image hashes all of them. Raises DataError where one is no regular file, or a
+    text header cannot be read.
+    """
+    is_other = path.name.lower().endswith(OTHER_SUFFIXES)
+    found = other.parts(path) if is_other else nifti.parts(path)
+    for part in found:
+        require_regular(part)
+    return found
+
+
 def stem(path: Path) -> str:
     """The name of an image file without its suffix: `scan.nii.gz` -> `scan`."""
     name = path.name
-    suffix = next((s for s in IMAGE_SUFFIXES if name.lower().endswith(s)), path.suffix)
+    known = (*IMAGE_SUFFIXES, *PAIR_SUFFIXES)
+    suffix = next((s for s in known if name.lower().endswith(s)), path.suffix)
     return name[: len(name) - len(suffix)]
 
 
 def _reader(path: Path) -> ModuleType:
     name = path.name.lower()
-    if name.endswith(NIFTI_SUFFIXES):
+    if name.endswith((*NIFTI_SUFFIXES, *PAIR_SUFFIXES)):
         return nifti
     if name.endswith(OTHER_SUFFIXES):
         return other

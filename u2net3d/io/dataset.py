@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,14 +14,8 @@ import numpy as np
 
 from u2net3d.errors import DataError, UsageError
 from u2net3d.io import read_image, read_label, require_same_grid
-from u2net3d.io.description import (
-    FILE_NAME,
-    Case,
-    cases_of,
-    channels_of,
-    labels_of,
-    read_description,
-)
+from u2net3d.io.description import FILE_NAME, channels_of, labels_of, read_description
+from u2net3d.io.listing import Case, cases_of
 from u2net3d.io.nifti import Source
 from u2net3d.spec import domain_name
 from u2net3d.volume import Volume
@@ -33,9 +27,13 @@ __all__ = [
     "Split",
     "find_dataset",
     "find_datasets",
+    "fold_faults",
     "list_domains",
+    "locate",
     "read_case",
+    "read_folds",
     "require_channels",
+    "require_known_values",
     "split",
 ]
 
@@ -84,6 +82,16 @@ def find_dataset(data: Path, text: str) -> Dataset:
     dataset.json is named so. Raises UsageError for a name that fits no folder or two, DataError
     for a folder that is no complete data set.
     """
+    domain, folder = locate(data, text)
+    content = read_description(folder)
+    channels = channels_of(folder, content)
+    labels, ignore_label = labels_of(folder, content)
+    cases, unlabelled = cases_of(folder, content, len(channels))
+    return Dataset(folder, domain, channels, labels, ignore_label, cases, unlabelled)
+
+
+def locate(data: Path, text: str) -> tuple[str, Path]:
+    """The domain's name and its folder, as `find_dataset` finds it; nothing in it is read."""
     name, named, path = text.partition("=")
     domain = domain_name(name)
     if named and not path.strip():
@@ -91,11 +99,7 @@ def find_dataset(data: Path, text: str) -> Dataset:
     folder = Path(path).expanduser() if named else _folder_of(data, domain)
     if not folder.is_dir():
         raise UsageError("domain", f"'{text}': {folder} is no folder", "check the path")
-    content = read_description(folder)
-    channels = channels_of(folder, content)
-    labels, ignore_label = labels_of(folder, content)
-    cases, unlabelled = cases_of(folder, content, len(channels))
-    return Dataset(folder, domain, channels, labels, ignore_label, cases, unlabelled)
+    return domain, folder
 
 
 def find_datasets(data: Path, texts: Sequence[str]) -> tuple[Dataset, ...]:
@@ -150,7 +154,7 @@ def read_case(dataset: Dataset, case: Case) -> LoadedCase:
     require_channels(image, source.path, dataset.channels)
     label, label_source = read_label(case.label)
     require_same_grid(label, label_source, image, source)
-    _require_known_values(dataset, case.label, label)
+    require_known_values(dataset, case.label, label)
     return LoadedCase(image, label, source)
 
 
@@ -163,16 +167,23 @@ def require_channels(image: Volume, path: Path, channels: tuple[str, ...]) -> No
         raise DataError(path, what, "give the channels that the data set names, in that order")
 
 
-def _require_known_values(dataset: Dataset, path: Path, label: Volume) -> None:
+def require_known_values(dataset: Dataset, path: Path, label: Volume) -> None:
+    """Raises DataError, naming `path`, for label values that dataset.json does not know."""
     known = [*range(len(dataset.labels))]
     if dataset.ignore_label is not None:
         known.append(dataset.ignore_label)
     values, counts = np.unique(label.array, return_counts=True)
-    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-        if value not in known:
-            what = f"holds the label value {value} ({count} voxels)"
-            mend = f"{FILE_NAME} knows {', '.join(map(str, known))}: correct one of the two"
-            raise DataError(path, what, mend)
+    pairs = zip(values.tolist(), counts.tolist(), strict=True)
+    unknown = [
+        f"{value} ({count} voxel{'s' if count > 1 else ''})"
+        for value, count in pairs
+        if value not in known
+    ]
+    if unknown:
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        noun = "label value" if len(unknown) == 1 else "label values"
+        mend = f"{FILE_NAME} knows {', '.join(map(str, known))}: correct one of the two"
+        raise DataError(path, f"holds the {noun} {', '.join(unknown[:5])}{more}", mend)
 
 
 def _folder_of(data: Path, domain: str) -> Path:
@@ -228,26 +239,43 @@ def _unknown(data: Path, domain: str) -> UsageError:
     return UsageError("domain", what, f"did you mean '{nearest}'?")
 
 
-def _split_of_file(dataset: Dataset, path: Path, fold: int) -> Split:
-    by_name = {case.name: case for case in dataset.cases}
+def read_folds(path: Path) -> list[tuple[list[str], list[str]]]:
+    """The names of a splits_final.json: per fold those to learn from and those to judge by.
+
+    Raises DataError for a file that is no such list.
+    """
     try:
         folds = json.loads(path.read_text(encoding="utf-8-sig"))
-        count = len(folds)
-        sides = [(list(f["train"]), list(f["val"])) for f in folds]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        sides = [([*map(str, fold["train"])], [*map(str, fold["val"])]) for fold in folds]
+        if not sides:
+            raise ValueError("no fold")
+        return sides
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         mend = 'write [{"train": [cases], "val": [cases]}, ...] or remove it'
         raise DataError(path, "is no list of folds with train and val", mend) from error
-    if not 0 <= fold < count:
-        raise _no_fold(fold, count)
-    training, validation = sides[fold]
-    unknown = [name for name in (*training, *validation) if name not in by_name]
-    if unknown:
-        what = f"fold {fold} names case {unknown[0]}, which has no labelled image"
-        raise DataError(path, what, "correct or remove it")
+
+
+def fold_faults(
+    names: Collection[str], path: Path, fold: int, sides: tuple[list[str], list[str]]
+) -> list[DataError]:
+    """What is wrong with a fold of the file at `path`, `names` being the labelled cases."""
+    training, validation = sides
+    unknown = sorted({name for name in (*training, *validation) if name not in names})
     both = sorted(set(training) & set(validation))
-    if both or not training:
-        what = f"fold {fold} " + (f"has {both[0]} on both sides" if both else "trains on no case")
-        raise DataError(path, what, "correct or remove it")
+    found = [f"names case {name}, which has no labelled image" for name in unknown]
+    found += [f"has {name} on both sides" for name in both]
+    found += ["trains on no case"] if not training else []
+    return [DataError(path, f"fold {fold} {what}", "correct or remove it") for what in found]
+
+
+def _split_of_file(dataset: Dataset, path: Path, fold: int) -> Split:
+    folds = read_folds(path)
+    if not 0 <= fold < len(folds):
+        raise _no_fold(fold, len(folds))
+    by_name = {case.name: case for case in dataset.cases}
+    for fault in fold_faults(by_name, path, fold, folds[fold]):
+        raise fault
+    training, validation = folds[fold]
     return Split(tuple(by_name[n] for n in training), tuple(by_name[n] for n in validation))
 
 

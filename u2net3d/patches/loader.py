@@ -12,7 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from u2net3d.errors import DataError, U2Net3dError
+from u2net3d.errors import DataError, U2Net3dError, is_out_of_memory
 from u2net3d.patches.augment import augmented_patch, draw
 from u2net3d.patches.sample import case_of, choose_patch, foreground_count, generator
 from u2net3d.prep.cache import PreparedCase
@@ -21,11 +21,15 @@ from u2net3d.spec import DomainSpec
 
 @dataclass(frozen=True)
 class Batch:
-    """image (B, C, D, H, W) float32 in channels_last_3d; label (B, D, H, W) int64, ignored -1."""
+    """image (B, C, D, H, W) float32 in channels_last_3d; label (B, D, H, W) int64, ignored -1.
+
+    cases: the names of those that the samples were cut from, each once.
+    """
 
     image: Tensor
     label: Tensor
     domain: str
+    cases: tuple[str, ...] = ()
 
 
 class DomainLoader:
@@ -51,13 +55,20 @@ class DomainLoader:
         shape = (plan.batch_size, len(self.spec.channels), *plan.patch_size)
         image = torch.empty(shape, memory_format=torch.channels_last_3d)
         label = torch.empty((plan.batch_size, *plan.patch_size), dtype=torch.int64)
-        for sample in range(plan.batch_size):
-            self._fill(image[sample], label[sample], step, sample)
-        return Batch(image, label, self.spec.name)
+        cases = [self._case(step, sample) for sample in range(plan.batch_size)]
+        for sample, case in enumerate(cases):
+            self._fill(image[sample], label[sample], case, step, sample)
+        names = dict.fromkeys(case.name for case in cases)
+        return Batch(image, label, self.spec.name, tuple(names))
 
-    def _fill(self, image: Tensor, label: Tensor, step: int, sample: int) -> None:
+    def _case(self, step: int, sample: int) -> PreparedCase:
+        draw = step * self.spec.plan.batch_size + sample
+        return self.cases[case_of(self.seed, self.spec.name, draw, len(self.cases))]
+
+    def _fill(
+        self, image: Tensor, label: Tensor, case: PreparedCase, step: int, sample: int
+    ) -> None:
         spec, size = self.spec, self.spec.plan.batch_size
-        case = self.cases[case_of(self.seed, spec.name, step * size + sample, len(self.cases))]
         rng = generator(self.seed, spec.name, "patch", step, sample)
         foreground = sample >= size - foreground_count(size, self.foreground_share)
         try:
@@ -68,10 +79,18 @@ class DomainLoader:
         except U2Net3dError:
             raise
         except Exception as error:
-            reason = " ".join(str(error).split())  # torch writes several lines
-            what = f"no patch could be cut from the prepared case ({reason})"
-            mend = "empty the cache, so that the case is prepared again"
-            raise DataError(f"{spec.name}, case {case.name}", what, mend) from error
+            raise _broken(f"{spec.name}, case {case.name}", error) from error
+
+
+def _broken(where: str, error: Exception) -> DataError:
+    """What is wrong with a case of which no patch could be cut, and the likely cause."""
+    if is_out_of_memory(error):
+        what = "memory ran out while a patch was cut from it"
+        mend = "end other programs or take a larger machine; --resume goes on"
+        return DataError(where, what, mend)
+    reason = " ".join(str(error).split()) or type(error).__name__  # torch writes several lines
+    what = f"no patch could be cut from the prepared case ({reason})"
+    return DataError(where, what, "empty the cache, so that the case is prepared again")
 
 
 def round_robin(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from u2net3d.files import sha256_file, sha256_json
+from u2net3d.errors import DiskError
+from u2net3d.files import sha256_file, sha256_json, sweep, temporary_beside, write_json
 from u2net3d.io.dataset import Case, Dataset, read_case
 from u2net3d.prep.fingerprint import Progress, seeded, silent
 from u2net3d.prep.pipeline import prepare, prepare_label
@@ -66,6 +66,8 @@ def prepare_cases(
     progress: called with (done, total). Without a cache, or where it cannot be written, they are
     held in memory. Raises what `read_case` raises.
     """
+    if cache is not None:
+        sweep(cache)
     prepared = []
     for done, case in enumerate(cases, start=1):
         prepared.append(_prepared_case(dataset, case, plan, cache))
@@ -84,7 +86,7 @@ def _prepared_case(dataset: Dataset, case: Case, plan: Plan, cache: Path | None)
     fresh = replace(_prepare(dataset, case, plan), content=key)
     try:
         _save(fresh, entry)
-    except OSError:  # not writable, or full: the run goes on in memory
+    except (OSError, DiskError):  # not writable, or full: the run goes on in memory
         return fresh
     return _load(entry, case.name) or fresh
 
@@ -132,17 +134,18 @@ def _positions(label: Array, value: int, name: str) -> Array:
 
 
 def _save(case: PreparedCase, entry: Path) -> None:
-    """Writes the whole entry beside its place, then renames it there. Raises OSError."""
+    """Writes the whole entry beside its place, then renames it there. OSError or DiskError."""
     entry.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".", dir=entry.parent))
+    folder = temporary_beside(entry)
     try:
+        folder.mkdir()
         np.save(folder / "image.npy", case.image)
         np.save(folder / "label.npy", case.label)
         positions: dict[str, Any] = {str(value): found for value, found in case.foreground.items()}
         np.savez(folder / "foreground.npz", **positions)
         hashes = {name: sha256_file(folder / name) for name in FILES}
-        meta = {"key": entry.name, "case": case.name, "sha256": hashes}
-        (folder / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
+        meta = {"key": entry.name, "sha256": hashes}
+        write_json(folder / "meta.json", meta)
         if entry.exists():  # torn or altered: _load has just refused it
             shutil.rmtree(entry)
         folder.rename(entry)

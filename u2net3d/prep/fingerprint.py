@@ -66,8 +66,10 @@ class Fingerprint(Frozen):
     labels: tuple[LabelFacts, ...]
 
 
-@dataclass(frozen=True)
-class _Reading:
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What is kept of one case until all are read."""
+
     facts: CaseFacts
     samples: Array  # (C, n) float32 intensities of labelled voxels; n is 0 where there are none
     voxels: Array  # (K,) of each label value
@@ -88,27 +90,33 @@ def fingerprint(
     """
     readings = []
     for done, case in enumerate(cases, start=1):
-        readings.append(_reading(case.name, read_case(dataset, case), dataset))
+        readings.append(reading(case.name, read_case(dataset, case), dataset))
         progress(done, len(cases))
+    return summary(dataset, readings)
+
+
+def summary(dataset: Dataset, readings: Sequence[Reading]) -> Fingerprint:
+    """The fingerprint of cases that were read. Raises DataError when none holds any label."""
     samples = np.concatenate(
         [np.zeros((len(dataset.channels), 0)), *(r.samples for r in readings)], 1
     )
     if samples.shape[1] == 0:
         raise DataError(
             dataset.domain,
-            f"none of the {len(cases)} training cases holds a voxel of any label",
+            f"none of the {len(readings)} training cases holds a voxel of any label",
             "check the label files and the labels in dataset.json",
         )
     return Fingerprint(
         domain=dataset.domain,
         channels=dataset.channels,
-        cases=tuple(reading.facts for reading in readings),
+        cases=tuple(one.facts for one in readings),
         intensities=tuple(_intensities(channel) for channel in samples),
         labels=_label_facts(dataset.labels, readings),
     )
 
 
-def _reading(name: str, loaded: LoadedCase, dataset: Dataset) -> _Reading:
+def reading(name: str, loaded: LoadedCase, dataset: Dataset) -> Reading:
+    """The facts of one case, and a sample of its labelled voxels."""
     image, label = loaded.image, loaded.label.array[0]
     start, stop = nonzero_box(image.array)
     d, h, w = (b - a for a, b in zip(start, stop, strict=True))
@@ -117,7 +125,7 @@ def _reading(name: str, loaded: LoadedCase, dataset: Dataset) -> _Reading:
     count = SAMPLES_PER_CASE if foreground.shape[1] else 0
     # with replacement, so that a case with a small organ weighs as much as the others
     chosen = seeded(name).integers(0, max(1, foreground.shape[1]), count)
-    return _Reading(
+    return Reading(
         facts=CaseFacts(
             name=name,
             shape=(d, h, w),
@@ -159,9 +167,9 @@ def _intensities(samples: Array) -> Intensities:
     )
 
 
-def _label_facts(names: Sequence[str], readings: Sequence[_Reading]) -> tuple[LabelFacts, ...]:
-    voxels = np.array([reading.voxels for reading in readings])
-    centroids = np.array([reading.centroids for reading in readings])
+def _label_facts(names: Sequence[str], readings: Sequence[Reading]) -> tuple[LabelFacts, ...]:
+    voxels = np.array([one.voxels for one in readings])
+    centroids = np.array([one.centroids for one in readings])
     facts = []
     for index, name in enumerate(names[1:]):
         holds = voxels[:, index] > 0

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from u2net3d.prep.normalise import normalise
-from u2net3d.prep.resample import label_of_logits, resample_image, resample_label, resampled_shape
+from u2net3d.prep.resample import (
+    label_of_logits,
+    probabilities_of_logits,
+    resample_image,
+    resample_label,
+    resampled_shape,
+)
 from u2net3d.spec import Plan
 from u2net3d.volume import Array, Triple, TripleF, Volume
 
@@ -37,6 +43,12 @@ class Preparation:
     def crop_shape(self) -> Triple:
         """Voxels of the box before resampling."""
         d, h, w = (b - a for a, b in zip(self.crop_start, self.crop_stop, strict=True))
+        return d, h, w
+
+    @property
+    def box(self) -> tuple[slice, slice, slice]:
+        """The box that was kept, as an index into (D, H, W)."""
+        d, h, w = (slice(a, b) for a, b in zip(self.crop_start, self.crop_stop, strict=True))
         return d, h, w
 
 
@@ -69,13 +81,30 @@ def restore(logits: Tensor, preparation: Preparation) -> Array:
     Background (0) outside the box that was kept. Exact where the grid did not change.
     Raises ValueError when the logits are not of the prepared shape.
     """
+    _require_prepared(logits, preparation)
+    label = np.zeros(preparation.shape, np.uint8)
+    label[preparation.box] = label_of_logits(logits, preparation.crop_shape)
+    return label
+
+
+def restore_probabilities(logits: Tensor, preparation: Preparation) -> Array:
+    """logits (K, *prepared_shape) to uint16 (K, D, H, W), the whole canonical volume.
+
+    Softmax of the interpolated logits in units of 1/65535, so its largest is what `restore` says.
+    Outside the box that was kept all is background. Raises ValueError as `restore` does.
+    """
+    _require_prepared(logits, preparation)
+    shares = np.zeros((len(logits), *preparation.shape), np.uint16)
+    shares[0] = np.iinfo(np.uint16).max
+    shares[(slice(None), *preparation.box)] = probabilities_of_logits(
+        logits, preparation.crop_shape
+    )
+    return shares
+
+
+def _require_prepared(logits: Tensor, preparation: Preparation) -> None:
     if tuple(logits.shape[1:]) != preparation.prepared_shape:
         raise ValueError(f"{tuple(logits.shape[1:])} is not {preparation.prepared_shape}")
-    label = np.zeros(preparation.shape, np.uint8)
-    box = zip(preparation.crop_start, preparation.crop_stop, strict=True)
-    d, h, w = (slice(a, b) for a, b in box)
-    label[d, h, w] = label_of_logits(logits, preparation.crop_shape)
-    return label
 
 
 def nonzero_box(array: Array) -> tuple[Triple, Triple]:

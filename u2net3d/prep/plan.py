@@ -26,7 +26,7 @@ from u2net3d.spec import (
 )
 from u2net3d.volume import Triple, TripleF
 
-__all__ = ["domain_spec", "expected_memory_bytes", "make_plan", "mirroring", "topology"]
+__all__ = ["domain_spec", "expected_memory_bytes", "make_plan", "mirroring", "spec_of", "topology"]
 
 BATCH_VOXELS = 500_000  # voxels of one training step, all samples of the batch together
 MIN_BATCH, MAX_BATCH = 2, 16
@@ -64,6 +64,13 @@ def domain_spec(
     Raises DataError when none of them holds a label, and what `read_case` raises.
     """
     facts = fingerprint(dataset, cases, progress)
+    return spec_of(dataset, facts, max_stages, batch_voxels=batch_voxels)
+
+
+def spec_of(
+    dataset: Dataset, facts: Fingerprint, max_stages: int, *, batch_voxels: int = BATCH_VOXELS
+) -> DomainSpec:
+    """The same from a fingerprint of the training cases."""
     return DomainSpec(
         name=dataset.domain,
         channels=dataset.channels,
