@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from u2net3d.models.banks import Bank, BankShape
-from u2net3d.models.start import start_from
+from u2net3d.models.start import copy_ends, start_from
 from u2net3d.models.units import UnitBank
+from u2net3d.spec import DomainSpec, Plan, ZScoreNormalisation
 
 FULL, HALF = (1, 1, 1), (2, 2, 2)
 CUBE, SLICE = (3, 3, 3), (1, 3, 3)
@@ -119,3 +120,64 @@ def test_the_start_can_be_trained():
     new = bank()
     start_from(new, [bank()])
     assert all(weight.requires_grad and weight.is_leaf for weight in new.parameters())
+
+
+def spec(labels, channels=("MR",)):
+    plan = Plan(
+        spacing_mm=(1, 1, 1),
+        normalisation=(ZScoreNormalisation(),) * len(channels),
+        patch_size=(8, 8, 8),
+        batch_size=2,
+        strides=(FULL, HALF),
+        kernels=(CUBE, CUBE),
+    )
+    return DomainSpec(name="a", channels=channels, labels=labels, plan=plan)
+
+
+def test_heads_of_labels_of_one_name_are_taken_and_the_others_stay():
+    new, other = bank(classes=4), bank(classes=3)
+    before = new.heads[0].weight.clone()
+    copy_ends(
+        new,
+        spec(("background", "Kidney", "cyst", "liver")),
+        other,
+        spec(("clear", "liver", "kidney ")),
+    )
+    taken, given = new.heads[0], other.heads[0]
+    assert torch.equal(taken.weight[[0, 3, 1]], given.weight)
+    assert torch.equal(taken.bias[[0, 3, 1]], given.bias)
+    assert torch.equal(taken.weight[2], before[2])
+
+
+def test_the_stem_is_taken_where_the_channels_are_the_same():
+    two = ("T1", "T2")
+    labels = ("background", "organ")
+    for channels, same in ((two, True), (("t1", "T2 "), True), (("T2", "T1"), False)):
+        new, other = bank(channels=2), bank(channels=2)
+        copy_ends(new, spec(labels, channels), other, spec(labels, two))
+        assert torch.equal(new.stem.weight, other.stem.weight) is same
+        assert torch.equal(new.stem.norm.weight, other.stem.norm.weight)
+
+
+def test_a_flat_stem_takes_the_centre_slice_of_a_deep_one():
+    flat, deep = bank(SLICE), bank(CUBE)
+    labels = spec(("background", "organ"))
+    copy_ends(flat, labels, deep, labels)
+    assert torch.equal(flat.stem.weight, deep.stem.weight[:, :, 1:2])
+
+
+def test_units_and_ends_of_the_same_domain_are_the_whole_bank():
+    new, other = bank(stages=3, classes=3), bank(stages=3, classes=3)
+    labels = spec(("background", "one", "two"))
+    taken = start_from(new, [other]) + copy_ends(new, labels, other, labels)
+    assert taken == sum(weight.numel() for weight in new.parameters())
+    assert all(torch.equal(new.get_parameter(n), weight) for n, weight in other.named_parameters())
+
+
+def test_heads_of_levels_that_the_other_has_not_stay_fresh():
+    new, other = bank(stages=3), bank(stages=2)
+    before = new.heads[1].weight.clone()
+    labels = spec(("background", "organ"))
+    copy_ends(new, labels, other, labels)
+    assert torch.equal(new.heads[0].weight, other.heads[0].weight)
+    assert torch.equal(new.heads[1].weight, before)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from u2net3d.models.banks import Bank
-from u2net3d.models.units import UnitBank
+from u2net3d.models.units import Head, UnitBank
+from u2net3d.spec import DomainSpec
 
 
 @torch.no_grad()
@@ -16,8 +17,8 @@ def start_from(bank: Bank, others: Sequence[Bank]) -> int:
     """Sets every weight of the bank's units to its mean over `others`; returns how many were set.
 
     A bank takes part in a tensor where it holds one of that shape; a 1x3x3 kernel and the centre
-    slice of a 3x3x3 kernel count as the same. Stem and heads stay as they are, and so does what no
-    other bank holds.
+    slice of a 3x3x3 kernel count as the same. Stem and heads stay as they are (see `copy_ends`),
+    and so does what no other bank holds.
     """
     taken = 0
     for name, unit in bank.named_modules():
@@ -30,6 +31,36 @@ def start_from(bank: Bank, others: Sequence[Bank]) -> int:
                 weight.copy_(torch.stack(values).mean(0))
                 taken += weight.numel()
     return taken
+
+
+@torch.no_grad()
+def copy_ends(bank: Bank, spec: DomainSpec, other: Bank, other_spec: DomainSpec) -> int:
+    """Sets stem and heads to those of another bank where both mean the same; how many weights.
+
+    The stem, where both domains have the same channels in the same order; of every head the
+    background, and the labels that both name alike (in small or large letters).
+    """
+    taken = 0
+    if _plain(spec.channels) == _plain(other_spec.channels):
+        for part, weight in bank.stem.named_parameters():
+            held = _held(other, f"stem.{part}", weight)
+            if held is not None:
+                weight.copy_(held)
+                taken += weight.numel()
+    known = {name: row for row, name in enumerate(_plain(other_spec.labels)) if row}
+    rows = [(row, known[name]) for row, name in enumerate(_plain(spec.labels)) if name in known]
+    for head, source in zip(bank.heads, other.heads, strict=False):  # both begin with the finest
+        assert isinstance(head, Head)
+        assert isinstance(source, Head)
+        for to, from_ in [(0, 0), *((a, b) for a, b in rows if a)]:
+            head.weight[to] = source.weight[from_]
+            head.bias[to] = source.bias[from_]
+            taken += head.weight.shape[1] + 1
+    return taken
+
+
+def _plain(names: Sequence[str]) -> list[str]:
+    return [name.strip().casefold() for name in names]
 
 
 def _held(other: Bank, name: str, like: Tensor) -> Tensor | None:

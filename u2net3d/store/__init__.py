@@ -1,0 +1,66 @@
+"""The model folder: manifest.json, trunk.safetensors, domains/<name>.safetensors, ledger.jsonl.
+
+The metadata of a domain file is the truth about that domain, names the trunk it was trained on and
+carries a hash of the file's content; the manifest lists names, files and SHA-256. A domain file
+that was put into the folder by hand is used when it names this trunk. torch is imported only where
+weights are read or written.
+"""
+
+from __future__ import annotations
+
+from u2net3d.store.folder import (
+    DomainRecord,
+    add_bank,
+    load,
+    read_domains,
+    remarks,
+    require_domain,
+    verify,
+)
+from u2net3d.store.folds import FOLDS, Folds, fold_folder, models_in, read_folds, write_folds
+from u2net3d.store.ledger import LEDGER
+from u2net3d.store.manifest import (
+    DOMAINS,
+    MANIFEST,
+    PREVIOUS,
+    TRUNK,
+    FileEntry,
+    Manifest,
+    domain_files,
+    place_of,
+    read_manifest,
+)
+from u2net3d.store.saving import save_domain, save_model, tidy
+from u2net3d.store.weights import HALF, DomainFile, tensors_id
+
+__all__ = [
+    "DOMAINS",
+    "FOLDS",
+    "HALF",
+    "LEDGER",
+    "MANIFEST",
+    "PREVIOUS",
+    "TRUNK",
+    "DomainFile",
+    "DomainRecord",
+    "FileEntry",
+    "Folds",
+    "Manifest",
+    "add_bank",
+    "domain_files",
+    "fold_folder",
+    "load",
+    "models_in",
+    "place_of",
+    "read_domains",
+    "read_folds",
+    "read_manifest",
+    "remarks",
+    "require_domain",
+    "save_domain",
+    "save_model",
+    "tensors_id",
+    "tidy",
+    "verify",
+    "write_folds",
+]
