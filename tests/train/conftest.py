@@ -14,7 +14,7 @@ from u2net3d.prep.cache import PreparedCase
 from u2net3d.prep.plan import domain_spec
 from u2net3d.spec import DomainSpec, ModelSpec, Plan, TrainSpec, ZScoreNormalisation
 from u2net3d.train.history import History
-from u2net3d.train.loop import Learner, Run
+from u2net3d.train.roles import Learner, Run
 from u2net3d.train.run import Request
 
 TINY = ModelSpec(base_channels=2, stages=3)
@@ -26,6 +26,7 @@ class Watcher:
     def __init__(self, stop_after=None, net=None):
         self.stop_after, self.net = stop_after, net
         self.losses, self.domains, self.weights, self.validations = [], [], [], []
+        self.lines = []
 
     def stepped(self, at, _share, domain, loss):
         self.losses.append(loss)
@@ -37,6 +38,9 @@ class Watcher:
 
     def validated(self, at, _scores, best):
         self.validations.append((at.step, best))
+
+    def told(self, text):
+        self.lines.append(text)
 
 
 def copy_of(net):

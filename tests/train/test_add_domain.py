@@ -12,8 +12,9 @@ import u2net3d
 from u2net3d import store
 from u2net3d.errors import ModelError, UsageError
 from u2net3d.io.dataset import split
+from u2net3d.store import ledger as store_ledger
 from u2net3d.train.add_domain import add_domain
-from u2net3d.train.loop import Result
+from u2net3d.train.roles import Result
 from u2net3d.train.run import fresh_net
 
 NEW = "domains/spleen.safetensors"
@@ -85,8 +86,21 @@ def test_one_file_and_one_entry_are_new_and_nothing_else_changed(model, add, spl
     assert after == returned
     assert set(after.domains) == {"liver", "heart", "spleen"}
     without = {name: entry for name, entry in after.domains.items() if name != "spleen"}
-    assert after.model_copy(update={"domains": without}) == manifest
+    as_before = {"domains": without, "ledger": manifest.ledger}
+    assert after.model_copy(update=as_before) == manifest
     assert store.verify(model) == []
+
+
+def test_the_ledger_says_what_was_added_and_from_which_data(model, add, spleen):
+    add(spleen)
+    first = store_ledger.read(model).lines[-1]
+    assert (first.event, set(first.domains)) == ("add", {"spleen"})
+    add(spleen, overwrite=True)
+    again = store_ledger.read(model).lines[-1]
+    assert again.event == "update"
+    data = [line.domains["spleen"].data_sha256 for line in (first, again)]
+    assert data[0] == data[1]
+    assert len(data[0]) == 64
 
 
 def test_the_older_domains_answer_bit_for_bit_as_before(model, add, spleen, tmp_path):
@@ -151,13 +165,37 @@ def test_a_start_from_mean_or_a_domain_differs_from_fresh(model, started):
         assert not torch.equal(fresh[unit], other)
 
 
-def test_stem_and_heads_always_start_fresh(started):
-    fresh = started("fresh")
-    for init in ("mean", "liver"):
-        given = started(init)
-        own = [name for name in fresh if name.startswith(("stem.", "heads."))]
-        assert own
-        assert all(torch.equal(given[name], fresh[name]) for name in own)
+def ends(tensors):
+    return [name for name in tensors if name.startswith(("stem.", "heads."))]
+
+
+def test_stem_and_heads_start_fresh_from_the_mean(started):
+    fresh, given = started("fresh"), started("mean")
+    assert ends(fresh)
+    assert all(torch.equal(given[name], fresh[name]) for name in ends(fresh))
+
+
+def test_a_named_start_gives_its_stem_and_the_heads_of_labels_of_one_name(model, started):
+    fresh, given = started("fresh"), started("heart")
+    heart = load_file(model / "domains/heart.safetensors")
+    assert torch.equal(given["stem.weight"], heart["stem.weight"])  # the same channel
+    for name in (name for name in ends(fresh) if name.startswith("heads.")):
+        assert torch.equal(given[name][0], heart[name][0])  # background is background
+        assert torch.equal(given[name][1], fresh[name][1])  # the heart has no label "liver"
+
+
+def test_a_new_class_starts_with_the_rows_of_the_classes_that_are_known(
+    model, add, tiny_dataset, monkeypatch
+):
+    monkeypatch.setattr("u2net3d.train.add_domain.train", lambda *_, **__: Result(0, 0, 0.0, {}))
+    labels = ("background", "tumour", "Right", "left")
+    add(tiny_dataset("Task12_Chambers", labels=labels), init="heart")
+    given = load_file(model / "domains/chambers.safetensors")
+    heart = load_file(model / "domains/heart.safetensors")  # background, left, right
+    assert torch.equal(given["encoder.0.0.weight"], heart["encoder.0.0.weight"])
+    for part in ("weight", "bias"):
+        assert torch.equal(given[f"heads.0.{part}"][[0, 3, 2]], heart[f"heads.0.{part}"])
+    assert not torch.equal(given["heads.0.weight"][1], heart["heads.0.weight"][1])
 
 
 def test_a_fresh_start_depends_on_the_seed_alone(model, add, spleen, started):
@@ -194,7 +232,11 @@ def test_a_domain_can_be_replaced_without_touching_the_others(model, add, tiny_d
     files = weight_files(model)
     add(tiny_dataset("Task33_Liver", seed=8), overwrite=True)
     after = weight_files(model)
-    assert [name for name in files if after[name] != files[name]] == ["domains/liver.safetensors"]
+    changed = [name for name in files if after[name] != files[name]]
+    assert changed == ["domains/liver.safetensors"]
+    (kept,) = after.keys() - files.keys()
+    assert kept.startswith("previous/liver-")
+    assert after[kept] == files["domains/liver.safetensors"]
     assert store.verify(model) == []
 
 

@@ -20,6 +20,6 @@ def test_a_gradient_that_is_not_finite_moves_no_weight(make_run, watcher, monkey
         return supervised(loss, outputs, target, balance) + root
 
     monkeypatch.setattr(loop, "supervised", exploding)
-    with pytest.raises(TrainingError, match=r"gradient of .* at step 0"):
+    with pytest.raises(TrainingError, match="no step of liver could be learnt from"):
         train(net, run, watcher(), resume=False)
     assert all(torch.equal(before[name], weight) for name, weight in net.state_dict().items())

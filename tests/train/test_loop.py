@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from u2net3d.errors import TrainingError
+from u2net3d.errors import DataError, TrainingError
 from u2net3d.io.dataset import Case
-from u2net3d.prep.cache import PreparedCase
 from u2net3d.train import checkpoint
 from u2net3d.train.loop import train
 from u2net3d.train.validate import DomainScore, Judged
@@ -116,16 +115,49 @@ def test_without_validation_cases_the_last_step_is_taken(
     assert not net.training
 
 
-def test_a_loss_that_is_not_finite_is_said_in_a_line(make_run, watcher, no_pictures):
-    label = np.zeros((8, 8, 8), np.int16)
-    broken = PreparedCase("broken", np.full((1, 8, 8, 8), np.nan, np.float32), label, {})
-    net, run = make_run({"liver": 2}, cases=[broken])
-    with pytest.raises(
-        TrainingError, match="loss or gradient of liver became nan at step 0"
-    ) as error:
+def no_memory(*_):
+    raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes.\nError")
+
+
+def test_memory_that_runs_out_in_a_step_is_said_in_a_line(
+    make_run, watcher, no_pictures, monkeypatch
+):
+    monkeypatch.setattr("u2net3d.train.loop.supervised", no_memory)
+    net, run = make_run({"liver": 2})
+    with pytest.raises(TrainingError, match="memory ran out in a step of liver") as error:
         train(net, run, watcher(), resume=False)
+    assert "(patches of 2×1×8×8×8)" in str(error.value)
     assert "\n" not in str(error.value)
-    assert all(weight.isfinite().all() for weight in net.parameters())
+
+
+def test_memory_that_runs_out_in_a_validation_costs_no_step(
+    make_run, watcher, no_pictures, monkeypatch
+):
+    monkeypatch.setattr("u2net3d.train.loop.judge", no_memory)
+    net, run = make_run({"liver": 2}, validation=(CASE,), steps=4, validations=2)
+    with pytest.raises(TrainingError, match="memory ran out in the validation of liver"):
+        train(net, run, watcher(), resume=False)
+    assert checkpoint.load(run.folder, run.identity).step == 2
+
+
+def test_a_patch_that_cannot_be_cut_costs_no_step_and_its_case_is_named(
+    make_run, watcher, no_pictures, monkeypatch
+):
+    from u2net3d.patches import loader
+
+    real, calls = loader.augmented_patch, []
+
+    def failing(case, *rest):
+        calls.append(case)
+        if len(calls) > 6:  # three batches of two
+            raise MemoryError
+        return real(case, *rest)
+
+    monkeypatch.setattr(loader, "augmented_patch", failing)
+    net, run = make_run({"liver": 2})
+    with pytest.raises(DataError, match=r"liver, case case\d: memory ran out while a patch"):
+        train(net, run, watcher(), resume=False)
+    assert checkpoint.load(run.folder, run.identity).step == 3
 
 
 def test_a_frozen_trunk_stays_and_is_not_in_the_checkpoint(

@@ -6,10 +6,12 @@ import json
 import os
 import signal
 
+import nibabel as nib
+import numpy as np
 import pytest
-import torch
 
 from u2net3d.errors import TrainingError
+from u2net3d.io.dataset import split
 from u2net3d.train import checkpoint, loop
 from u2net3d.train.history import History
 from u2net3d.train.loop import train
@@ -41,7 +43,9 @@ def fit(datasets, tiny_model, request_for, no_pictures, watcher):
 
 def saved(folder):
     """The checkpoint without what the clock says."""
-    content = torch.load(folder / "runs/train" / checkpoint.FILE, weights_only=True)
+    run = folder / "runs/train"
+    identity = json.loads((run / "run.json").read_text())["identity"]
+    content = vars(checkpoint.load(run, identity))
     return {key: value for key, value in content.items() if not key.endswith("_s")}
 
 
@@ -120,10 +124,10 @@ def test_a_finished_run_taken_up_again_does_nothing_more(fit, tmp_path, identica
 def test_a_changed_recipe_is_refused_and_run_json_kept(fit, tmp_path, request_for, change):
     fit(tmp_path / "model", 2)
     run = tmp_path / "model/runs/train"
-    before = {path: path.read_bytes() for path in run.iterdir()}
+    before = {path: path.read_bytes() for path in run.rglob("*.*")}
     with pytest.raises(TrainingError, match="another configuration"):
         fit(tmp_path / "model", resume=True, **change)
-    assert {path: path.read_bytes() for path in run.iterdir()} == before
+    assert {path: path.read_bytes() for path in run.rglob("*.*")} == before
 
 
 def test_changed_cases_or_plans_are_refused(fit, tmp_path, tiny_dataset, datasets):
@@ -135,6 +139,20 @@ def test_changed_cases_or_plans_are_refused(fit, tmp_path, tiny_dataset, dataset
         assert heart.domain == "heart"
         with pytest.raises(TrainingError, match="another configuration"):
             fit(tmp_path / "model", given=(liver, heart), resume=True)
+
+
+@pytest.mark.parametrize("folder", ["imagesTr", "labelsTr"])
+@pytest.mark.parametrize("side", ["training", "validation"])
+def test_changed_files_of_either_side_are_refused(fit, tmp_path, datasets, folder, side):
+    fit(tmp_path / "model", 2)
+    (case, *_) = getattr(split(datasets[0], 0), side)
+    path = case.images[0] if folder == "imagesTr" else case.label
+    image = nib.load(path)
+    voxels = np.asarray(image.dataobj).copy()
+    voxels[6, 5, 4] = 1 - voxels[6, 5, 4].clip(0, 1)
+    nib.save(nib.Nifti1Image(voxels, image.affine), path)
+    with pytest.raises(TrainingError, match="another configuration"):
+        fit(tmp_path / "model", resume=True)
 
 
 def test_without_a_checkpoint_there_is_nothing_to_resume(fit, tmp_path):

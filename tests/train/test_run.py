@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.metadata import version
 
 import nibabel as nib
@@ -12,10 +13,11 @@ import torch
 
 from u2net3d import store
 from u2net3d.errors import DataError, UsageError
-from u2net3d.io.dataset import split
+from u2net3d.io.dataset import Case, split
 from u2net3d.spec import DomainSpec
 from u2net3d.train import checkpoint
-from u2net3d.train.run import fresh_net, train_model
+from u2net3d.train import run as running
+from u2net3d.train.run import data_sha256, fresh_net, train_model
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -80,7 +82,7 @@ def test_validation_cases_shape_neither_plan_nor_weights(
     one, two = (run_json(tmp_path / name)["domains"] for name in ("one", "two"))
     assert one == two
     states = [
-        torch.load(tmp_path / name / "runs/train" / checkpoint.FILE, weights_only=True)["net"]
+        checkpoint.load(tmp_path / name / "runs/train", run_json(tmp_path / name)["identity"]).net
         for name in ("one", "two")
     ]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -150,12 +152,12 @@ def test_overwrite_replaces_model_and_history(tiny_dataset, fit, tmp_path, no_pi
 
 
 def test_an_unfinished_run_is_not_written_over(tiny_dataset, fit, tmp_path, watcher, no_pictures):
-    folder = tmp_path / "model/runs/train"
-    folder.mkdir(parents=True)
-    (folder / checkpoint.FILE).write_bytes(b"hours of work")
+    path = tmp_path / "model/runs/train/checkpoints/00000400.checkpoint"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"hours of work")
     with pytest.raises(UsageError, match="holds an earlier run — go on with --resume"):
         fit(tiny_dataset("Task03_Liver"))
-    assert (folder / checkpoint.FILE).read_bytes() == b"hours of work"
+    assert path.read_bytes() == b"hours of work"
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_any_work(
@@ -174,6 +176,35 @@ def test_a_training_set_without_foreground_is_refused(tiny_dataset, fit):
         nib.save(nib.Nifti1Image(np.zeros(label.shape, np.uint8), label.affine), case.label)
     with pytest.raises(DataError, match="none of the 4 training cases holds a voxel of any label"):
         fit(dataset)
+
+
+def test_the_expected_duration_counts_steps_and_validations(make_run, monkeypatch):
+    seconds = {"liver": 2.0, "heart": 4.0}  # of a step; a tenth of it for a patch
+    monkeypatch.setattr(running, "step_seconds", lambda _net, spec, *_: seconds[spec.name])
+    monkeypatch.setattr(running, "patch_seconds", lambda _net, spec, _: seconds[spec.name] / 10)
+    case = Case("held out", (), None, "held out")
+    net, run = make_run(steps=10, validations=5, validation=(case, case))
+    tiles = 2**3  # of 12 voxels a side in patches of 8 that overlap by half
+    assert running.expected_seconds(net, run) == pytest.approx(
+        10 * 3.0 + 5 * 2 * tiles * (0.2 + 0.4)
+    )
+    net, run = make_run(steps=10, validations=5)
+    assert running.expected_seconds(net, run) == pytest.approx(30.0)
+
+
+def test_the_hash_of_the_data_knows_its_content_and_no_names(make_run, blob_case, tmp_path):
+    (tmp_path / "scan").write_bytes(b"voxels")
+
+    def hash_of(name, content, scan):
+        prepared = replace(blob_case(1), name=name, content=content)
+        case = Case(name, (tmp_path / scan,), None, name)
+        return data_sha256(make_run(cases=[prepared], validation=(case,))[1].learners[0])
+
+    first = hash_of("Jane", "1", "scan")
+    assert hash_of("John", "1", "scan") == first
+    assert hash_of("Jane", "2", "scan") != first
+    (tmp_path / "scan").write_bytes(b"others")
+    assert hash_of("Jane", "1", "scan") != first
 
 
 def test_the_seed_alone_decides_the_first_weights(tiny_dataset, tiny_model, plan_of):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,22 +11,28 @@ from u2net3d import files, store
 from u2net3d.errors import ModelError, UsageError
 from u2net3d.io.dataset import Dataset, Split, split
 from u2net3d.models.banks import BankShape
-from u2net3d.models.start import start_from
+from u2net3d.models.start import copy_ends, start_from
 from u2net3d.models.universal import UniversalNet
 from u2net3d.prep.plan import domain_spec
-from u2net3d.spec import domain_name
-from u2net3d.train.loop import Listener, Result, Run, train
+from u2net3d.spec import DomainSpec, domain_name
+from u2net3d.train.cleanup import helpful_cleanup
+from u2net3d.train.interrupt import held_back
+from u2net3d.train.loop import train
 from u2net3d.train.pictures import draw_cases
+from u2net3d.train.roles import Listener, Result, Run
 from u2net3d.train.run import (
     Prepared,
     Request,
     Say,
     begin,
     card,
+    counted,
+    data_sha256,
     identity,
     learner,
     require_free,
 )
+from u2net3d.train.running import Mark, running
 
 
 def add_domain(
@@ -44,22 +51,38 @@ def add_domain(
     written. Raises UsageError for a domain that is there already or an unknown `init`, ModelError,
     with nothing written, if a byte of the trunk or of another bank is no longer what it was.
     """
+    store.tidy(request.model)  # a folder that is no model stays as it is
     folder = request.model / "runs" / f"add-{dataset.domain}"
-    before = _file_hashes(request.model, dataset.domain)
+    with running(request.model, folder.name, say) as mark:
+        return _add_domain(dataset, request, init, patients, listener, say, prepared, folder, mark)
+
+
+def _add_domain(
+    dataset: Dataset,
+    request: Request,
+    init: str,
+    patients: int | None,
+    listener: Listener,
+    say: Say,
+    prepared: Prepared,
+    folder: Path,
+    mark: Mark,
+) -> tuple[Result, store.Manifest]:
+    before = file_hashes(request.model, dataset.domain)
     net, model, specs = store.load(request.model)
     if dataset.domain in specs and not (request.overwrite or request.resume):
         mend = "give it another name (name=PATH), or replace it with --overwrite"
         raise UsageError("domain", f"{dataset.domain} is in {request.model} already", mend)
     require_free(request.model, folder, request, [dataset.domain])
-    sources = _sources(init, [name for name in specs if name != dataset.domain])
+    sources = sources_of(init, [name for name in specs if name != dataset.domain])
     cases = _first_patients(split(dataset, request.spec.fold), patients)
     spec = domain_spec(
         dataset,
         cases.training,
         model.stages,
-        progress=lambda done, total: prepared(dataset.domain, done, total),
+        progress=counted(dataset, prepared, "measured"),
     )
-    net = _with_new_bank(net, spec.name, BankShape.of(spec), sources, request.spec.seed)
+    net = with_new_bank(net, spec, specs, sources, request.spec.seed, ends=init != "mean")
     each = learner(dataset, spec, cases, request, prepared)
     trunk = store.read_manifest(request.model).trunk_id
     run = Run(
@@ -69,32 +92,48 @@ def add_domain(
         identity=identity(model, [each], request.spec, f"add {init} to {trunk}"),
         device=request.device,
     )
-    begin(run, model, request, say, net)
+    begin(run, model, request, say, net, mark)
     result = train(net, run, listener, resume=request.resume)
-    _require_unchanged(before)
-    manifest = store.save_domain(request.model, net, spec, card(each, result, request.spec))
-    _require_unchanged(before)
-    _require_whole(request.model)
+    require_unchanged(before)
+    made = card(each, result, request.spec, helpful_cleanup(net, each, run.device))
+    with held_back():  # a file, and its entry in the manifest
+        manifest = store.save_domain(request.model, net, spec, made, data_sha256(each))
+    require_unchanged(before)
+    require_whole(request.model)
     draw_cases(net, run, result)
     return result, manifest
 
 
-def _with_new_bank(
-    net: UniversalNet, name: str, shape: BankShape, sources: list[str], seed: int
+def with_new_bank(
+    net: UniversalNet,
+    spec: DomainSpec,
+    specs: dict[str, DomainSpec],
+    sources: Sequence[str],
+    seed: int,
+    *,
+    ends: bool,
 ) -> UniversalNet:
-    if name in net.banks:
-        del net.banks[name]
+    """`net` with a bank for `spec` that alone can be trained, in the place of an older one.
+
+    It starts from the mean of the banks named in `sources`. ends: also with their stem, where the
+    channels are the same, and with their heads of labels of the same name.
+    """
+    given = [net.bank(source) for source in sources]
+    if spec.name in net.banks:
+        del net.banks[spec.name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        bank = net.add_bank(name, shape)
-    start_from(bank, [net.bank(source) for source in sources])
+        bank = net.add_bank(spec.name, BankShape.of(spec))
+    start_from(bank, given)
+    for source, other in zip(sources, given, strict=True) if ends else ():
+        copy_ends(bank, spec, other, specs[source])
     net.banks.requires_grad_(False)
     net.freeze_trunk()
     bank.requires_grad_(True)
     return net
 
 
-def _sources(init: str, others: list[str]) -> list[str]:
+def sources_of(init: str, others: list[str]) -> list[str]:
     """The domains that a new bank starts from."""
     if init == "fresh":
         return []
@@ -121,21 +160,23 @@ def _first_patients(cases: Split, patients: int | None) -> Split:
     return Split(tuple(case for case in cases.training if case.patient in kept), cases.validation)
 
 
-def _file_hashes(model: Path, added: str) -> dict[Path, str]:
+def file_hashes(model: Path, added: str) -> dict[Path, str]:
     """The trunk's and the other banks' files and their SHA-256, before anything is trained."""
     new = model / store.DOMAINS / f"{added}.safetensors"
     paths = [model / store.TRUNK, *store.domain_files(model)]
     return {path: files.sha256_file(path) for path in paths if path.is_file() and path != new}
 
 
-def _require_unchanged(before: dict[Path, str]) -> None:
+def require_unchanged(before: dict[Path, str]) -> None:
+    """Raises ModelError where one of the files of `file_hashes` is no longer what it was."""
     for path, sha256 in before.items():
         if not path.is_file() or files.sha256_file(path) != sha256:
             what = "is no longer what it was when the training began"
             raise ModelError(path, what, "restore it from a copy, then repeat with --resume")
 
 
-def _require_whole(model: Path) -> None:
+def require_whole(model: Path) -> None:
+    """Raises ModelError, the first difference, where `verify` finds one."""
     differences = store.verify(model)
     if differences:
         raise ModelError(model, differences[0], "restore the folder from a copy")

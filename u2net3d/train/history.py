@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,31 @@ class History:
             kind="train", step=step, domain=domain, loss=loss, learning_rate=rate, seconds=seconds
         )
 
+    def skipped(self, step: int, domain: str, loss: float, rate: float, seconds: float) -> None:
+        """Adds a step that moved nothing; a loss that is no number is null."""
+        self._add(
+            kind="skipped",
+            step=step,
+            domain=domain,
+            loss=loss if math.isfinite(loss) else None,
+            learning_rate=rate,
+            seconds=seconds,
+        )
+
+    def returned(self, step: int, domain: str, to_step: int, scale: float, seconds: float) -> None:
+        """Adds that after this step the weights of an earlier one were restored.
+
+        scale: what the learning rate is multiplied with from now on.
+        """
+        self._add(
+            kind="returned",
+            step=step,
+            domain=domain,
+            to_step=to_step,
+            scale=scale,
+            seconds=seconds,
+        )
+
     def validation(self, step: int, domain: str, score: DomainScore, seconds: float) -> None:
         """Adds a domain's validation."""
         self._add(
@@ -42,7 +68,9 @@ class History:
         if not self._path.exists():
             return []
         rows = []
-        for line in self._path.read_text().splitlines():
+        for line in self._path.read_text(errors="replace").splitlines(keepends=True):
+            if not line.endswith("\n"):
+                break
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:
@@ -63,5 +91,4 @@ class History:
         files.write_bytes(self._picture, progress(self.rows()))
 
     def _add(self, **row: Any) -> None:
-        with self._path.open("a") as handle:
-            handle.write(json.dumps(row) + "\n")
+        files.append_line(self._path, json.dumps(row))

@@ -8,25 +8,26 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from u2net3d.errors import TrainingError
-from u2net3d.io.dataset import Case, Dataset
+from u2net3d.errors import DataError, DiskError, Stopped, TrainingError
 from u2net3d.losses import LOSSES, supervised
 from u2net3d.models.universal import UniversalNet
 from u2net3d.ops.memory import keep_freed_memory
-from u2net3d.patches.loader import Batch, DomainLoader, Prefetcher, round_robin
-from u2net3d.spec import DomainSpec, TrainSpec
-from u2net3d.train import checkpoint
+from u2net3d.patches.loader import Batch, Prefetcher, round_robin
+from u2net3d.spec import TrainSpec
+from u2net3d.train import checkpoint, memory
 from u2net3d.train.checkpoint import Checkpoint
+from u2net3d.train.guard import MOST_RETURNS, Guard
 from u2net3d.train.history import History
-from u2net3d.train.interrupt import held_back
+from u2net3d.train.interrupt import held_back, stopping
+from u2net3d.train.roles import Listener, Result, Run
 from u2net3d.train.schedule import (
     Progress,
     class_balance,
@@ -41,69 +42,43 @@ CHECKPOINT_EVERY_S = 120.0
 _ENDLESS = 2**62  # steps of a run that ends by the clock
 
 
-@dataclass(frozen=True)
-class Learner:
-    """One domain in training: what it is, where its patches come from, what it is judged by."""
-
-    spec: DomainSpec
-    dataset: Dataset
-    loader: DomainLoader
-    validation: tuple[Case, ...]
-
-
-@dataclass(frozen=True)
-class Run:
-    """What stays the same over a run.
-
-    identity: see `Checkpoint`; keep: called with the network and the result so far whenever a
-    validation was the best, while the network holds that state.
-    """
-
-    spec: TrainSpec
-    learners: tuple[Learner, ...]
-    folder: Path
-    identity: str
-    device: torch.device
-    keep: Callable[[UniversalNet, Result], None] = lambda _net, _result: None
-
-
-@dataclass(frozen=True)
-class Result:
-    """The best state of a run (one step for trunk and all banks) and its validation."""
-
-    step: int
-    steps: int
-    seconds: float
-    scores: dict[str, DomainScore]
-
-
-class Listener(Protocol):
-    """Who wants to know how the run goes on."""
-
-    def stepped(self, at: Progress, share: float, domain: str, loss: float) -> None:
-        """After every step; `share` of the budget is used up."""
-
-    def validated(self, at: Progress, scores: dict[str, DomainScore], best: bool) -> None:
-        """After every validation."""
-
-
 def train(net: UniversalNet, run: Run, listener: Listener, *, resume: bool) -> Result:
     """Trains what of `net` requires gradients; on return `net` holds the best state, in eval().
 
     Best is the step with the highest mean Dice over the domains; without validation cases the
-    last. Raises TrainingError when the loss is no longer finite.
+    last. Ctrl-C and SIGTERM let the step end, write a checkpoint and raise Stopped. Raises
+    TrainingError when losses stay no numbers, memory runs out or the disk is full, and what the
+    loaders raise, after a checkpoint.
     """
     keep_freed_memory()
     net.to(run.device)
     state = _Loop(net, run, listener)
     if resume:
-        state.restore(checkpoint.load(run.folder, run.identity))
+        state.restore(checkpoint.load(run.folder, run.identity, listener.told))
+    try:
+        with stopping():
+            _go(state)
+    except DiskError as error:
+        mend = f"make room; {checkpoint.how_to_go_on(run.folder)}"
+        raise TrainingError(error.where, error.what, mend) from error
+    return state.finish()
+
+
+def _go(state: _Loop) -> None:
+    """Runs to the end; a state that is whole is kept, whatever ends the run."""
     try:
         state.go()
-    except KeyboardInterrupt:
-        state.save()
+    except KeyboardInterrupt as stop:
+        given = stop if isinstance(stop, Stopped) else Stopped()
+        if state.whole:
+            state.save()
+        where = f"stopped at step {state.at.step}" if state.whole else "stopped at once"
+        mend = checkpoint.how_to_go_on(state.run.folder)
+        raise Stopped(given.number, f"{where} — {mend}") from stop
+    except (DataError, TrainingError):
+        if state.whole:
+            state.save()
         raise
-    return state.finish()
 
 
 class _Loop:
@@ -112,12 +87,14 @@ class _Loop:
     def __init__(self, net: UniversalNet, run: Run, listener: Listener) -> None:
         self.net, self.run, self.listener = net, run, listener
         self.optimiser = _optimiser(net, run.spec)
+        self.guard = Guard(net, self.optimiser, tuple(each.spec.name for each in run.learners))
         self.history = History(run.folder)
         self.at = Progress(0, 0.0)
         self.validations = 0
         self.best_step, self.best_scores = -1, dict[str, DomainScore]()
         self.best_net: dict[str, Any] = {}
         self.saved_at = 0.0
+        self.whole = True  # not in the middle of a change of the state
         self.began = time.perf_counter()
 
     def go(self) -> None:
@@ -131,9 +108,11 @@ class _Loop:
             self._look_after()  # the run may have been stopped between a step and its validation
             while (share := share_done(spec, self.at)) < 1:
                 batch = next(batches)
-                with held_back():
-                    self._step(batch, share)
+                self._step(batch, share)
                 self._look_after()
+        for domain in self.guard.never_learnt():
+            what = f"no step of {domain} could be learnt from: loss or gradient were no numbers"
+            raise TrainingError(self.run.folder, what, "look for extreme values in its images")
 
     def _look_after(self) -> None:
         spec = self.run.spec
@@ -144,47 +123,80 @@ class _Loop:
             self.save()
 
     def _step(self, batch: Batch, share: float) -> None:
-        rate = learning_rate(self.run.spec, self.at.step, share)
+        rate = learning_rate(self.run.spec, self.at.step, share) * self.guard.scale
         for group in self.optimiser.param_groups:
             group["lr"] = rate
+        self.guard.before(self.at.step)
+        size = "×".join(str(n) for n in batch.image.shape)
+        work = f"a step of {batch.domain} (patches of {size})"
         balance = class_balance(self.run.spec, share)
-        loss = _learn(self.net, self.optimiser, batch, self.run.spec, balance, self.run.device)
-        if not math.isfinite(loss):
-            what = f"loss or gradient of {batch.domain} became {loss} at step {self.at.step}"
-            mend = "look for extreme values in its images, or begin anew with another --seed"
-            raise TrainingError(self.run.folder, what, mend)
-        self.history.step(self.at.step, batch.domain, loss, rate, self._elapsed())
-        self.at = replace(self.at, step=self.at.step + 1, elapsed_s=self._elapsed())
-        self.listener.stepped(self.at, share_done(self.run.spec, self.at), batch.domain, loss)
+        with self._changing(), memory.named(self.run.folder, work):
+            loss, moved = _learn(self.net, self.optimiser, batch, self.run, balance, self.guard)
+            row = (self.at.step, batch.domain, loss, rate, self._elapsed())
+            self.history.step(*row) if moved else self.history.skipped(*row)
+            notes = self._judge(batch, loss, moved)
+            self.at = replace(self.at, step=self.at.step + 1, elapsed_s=self._elapsed())
+        for note in notes:
+            self.listener.told(note)
+        if moved:
+            done = share_done(self.run.spec, self.at)
+            self.listener.stepped(self.at, done, batch.domain, loss)
+
+    def _judge(self, batch: Batch, loss: float, moved: bool) -> list[str]:
+        """Lets the guard see the step, and goes back where it says so; lines for a person."""
+        step, verdict = self.at.step, self.guard.after(batch.domain, loss, moved)
+        if verdict == "good":
+            return []
+        what = f"loss or gradient of {batch.domain} was {loss:.3g} ({', '.join(batch.cases)})"
+        notes = [f"step {step} skipped: {what}"]
+        if verdict == "return":
+            if self.guard.returns >= MOST_RETURNS:
+                mend = "look for extreme values in these images, or begin anew with another --seed"
+                count = f"after {self.guard.returns} returns to a good state"
+                raise TrainingError(self.run.folder, f"{what} at step {step}, {count}", mend)
+            good = self.guard.go_back()
+            self.history.returned(step, batch.domain, good, self.guard.scale, self._elapsed())
+            scale = f"learning rate now × {self.guard.scale:g}"
+            notes.append(f"step {step}: weights and optimiser of step {good} restored, {scale}")
+        return notes
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """What happens inside is one change of the state: a signal waits for its end."""
+        with held_back(self.listener.told):
+            self.whole = False
+            yield
+            self.whole = True
 
     def _validate(self) -> None:
         started = time.perf_counter()
-        scores = {
-            learner.spec.name: judge(
-                self.net, learner.spec, learner.dataset, learner.validation, self.run.device
-            )
-            for learner in self.run.learners
-            if learner.validation
-        }
+        scores = {}
+        for each in self.run.learners:
+            if each.validation:
+                with memory.named(self.run.folder, f"the validation of {each.spec.name}"):
+                    scores[each.spec.name] = judge(
+                        self.net, each.spec, each.dataset, each.validation, self.run.device
+                    )
         self.net.train()
-        with held_back():
-            self._keep(scores, time.perf_counter() - started)
+        self._keep(scores, time.perf_counter() - started)
 
     def _keep(self, scores: dict[str, DomainScore], seconds: float) -> None:
         best = not scores or self.best_step < 0 or _mean(scores) > _mean(self.best_scores)
-        if best:
-            self.best_step, self.best_scores = self.at.step, scores
-            self.best_net = copy.deepcopy(self._weights())
-        for name, score in scores.items():
-            self.history.validation(self.at.step, name, score, self._elapsed())
+        with self._changing():
+            if best:
+                self.best_step, self.best_scores = self.at.step, scores
+                self.best_net = copy.deepcopy(self._weights())
+            for name, score in scores.items():
+                self.history.validation(self.at.step, name, score, self._elapsed())
+            now = self._elapsed()
+            self.at = Progress(self.at.step, now, validated_at_s=now, validation_s=seconds)
+            self.validations = validations_passed(self.run.spec, share_done(self.run.spec, self.at))
         self.history.draw()
-        now = self._elapsed()
-        self.at = Progress(self.at.step, now, validated_at_s=now, validation_s=seconds)
-        self.validations = validations_passed(self.run.spec, share_done(self.run.spec, self.at))
         self.listener.validated(self.at, scores, best)
-        self.save()
-        if best:
-            self.run.keep(self.net, self._result())
+        with held_back(self.listener.told):  # a model is several files
+            self.save()
+            if best:
+                self.run.keep(self.net, self._result())
 
     def finish(self) -> Result:
         """The best state goes back into the network."""
@@ -215,6 +227,7 @@ class _Loop:
                     name: [list(judged.dice) for judged in score.cases]
                     for name, score in self.best_scores.items()
                 },
+                guard=self.guard.state(),
             ),
         )
 
@@ -222,6 +235,7 @@ class _Loop:
         """Takes up the run where a checkpoint left it."""
         self.net.load_state_dict(saved.net, strict=False)  # the rest of it is not of this run
         self.optimiser.load_state_dict(saved.optimiser)
+        self.guard.restore(saved.guard)
         self.at = Progress(saved.step, saved.elapsed_s, saved.validated_at_s, saved.validation_s)
         self.saved_at, self.validations = saved.elapsed_s, saved.validations
         self.best_net, self.best_step = saved.best_net, saved.best_step
@@ -247,25 +261,28 @@ def _learn(
     net: UniversalNet,
     optimiser: torch.optim.Optimizer,
     batch: Batch,
-    spec: TrainSpec,
+    run: Run,
     balance: float,
-    device: torch.device,
-) -> float:
-    """The loss of one step on one batch; what the domain does not use does not move.
+    guard: Guard,
+) -> tuple[float, bool]:
+    """The loss of one step on one batch, and whether it moved the weights.
 
-    Where loss or gradient are not finite nothing moves at all, and what is returned is not either.
+    What the domain does not use does not move. Where the guard does not accept the loss, or the
+    gradient is not finite (it is then what is returned), nothing moves at all.
     """
     optimiser.zero_grad(set_to_none=True)
-    outputs = net(batch.image.to(device), batch.domain)
-    loss = supervised(LOSSES[spec.loss], outputs, batch.label.to(device), balance)
+    outputs = net(batch.image.to(run.device), batch.domain)
+    target = batch.label.to(run.device)
+    loss = supervised(LOSSES[run.spec.loss], outputs, target, balance)
     value = loss.item()
-    if math.isfinite(value):
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(_trained(net), spec.clip_norm).item()
-        if not math.isfinite(norm):
-            return norm
-        optimiser.step()
-    return value
+    if not guard.is_acceptable(batch.domain, value):
+        return value, False
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = nn.utils.clip_grad_norm_(_trained(net), run.spec.clip_norm).item()
+    if not math.isfinite(norm):
+        return norm, False
+    optimiser.step()
+    return value, True
 
 
 def _optimiser(net: UniversalNet, spec: TrainSpec) -> torch.optim.Optimizer:

@@ -8,7 +8,7 @@ from u2net3d import files
 from u2net3d.evaluate.pictures import overlay
 from u2net3d.io.dataset import read_case
 from u2net3d.models.universal import UniversalNet
-from u2net3d.train.loop import Learner, Result, Run
+from u2net3d.train.roles import Learner, Result, Run
 from u2net3d.train.validate import DomainScore, Judged, predicted
 
 

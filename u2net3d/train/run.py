@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from u2net3d import files, store
 from u2net3d.errors import UsageError
-from u2net3d.io.dataset import Dataset, Split, split
-from u2net3d.losses import LOSSES, supervised
+from u2net3d.io.dataset import Case, Dataset, Split, split
 from u2net3d.models.banks import BankShape
 from u2net3d.models.universal import UniversalNet
 from u2net3d.patches.loader import DomainLoader
 from u2net3d.prep.cache import prepare_cases
-from u2net3d.prep.plan import domain_spec, expected_memory_bytes
+from u2net3d.prep.plan import domain_spec
 from u2net3d.spec import DomainSpec, ModelSpec, TrainSpec
 from u2net3d.train import checkpoint
-from u2net3d.train.loop import Learner, Listener, Result, Run, train
+from u2net3d.train.cleanup import helpful_cleanup
+from u2net3d.train.estimate import patch_seconds, step_seconds, tiles_of
+from u2net3d.train.interrupt import held_back
+from u2net3d.train.loop import train
+from u2net3d.train.memory import expected_gib
 from u2net3d.train.pictures import draw_cases
+from u2net3d.train.roles import Learner, Listener, Result, Run
+from u2net3d.train.running import Mark, running
 
 Say = Callable[[str], None]
-Prepared = Callable[[str, int, int], None]  # domain, cases done, of how many
+Counted = Callable[[int, int], None]  # cases done, of how many
+Prepared = Callable[[str, str, int, int], None]  # domain, what was done, to how many of all cases
 _PACKAGES = ("u2net3d", "torch", "numpy", "nibabel", "nnunetv2", "monai")
 
 
@@ -59,13 +65,27 @@ def train_model(
     """
     folder = request.model / "runs" / "train"
     require_free(request.model, folder, request, [dataset.domain for dataset in datasets])
+    with running(request.model, folder.name, say) as mark:
+        return _train_model(datasets, model, request, listener, say, prepared, folder, mark)
+
+
+def _train_model(
+    datasets: Sequence[Dataset],
+    model: ModelSpec,
+    request: Request,
+    listener: Listener,
+    say: Say,
+    prepared: Prepared,
+    folder: Path,
+    mark: Mark,
+) -> tuple[Result, store.Manifest]:
     splits = {dataset.domain: split(dataset, request.spec.fold) for dataset in datasets}
     specs = {
         dataset.domain: domain_spec(
             dataset,
             splits[dataset.domain].training,
             model.stages,
-            progress=_named(dataset, prepared),
+            progress=counted(dataset, prepared, "measured"),
         )
         for dataset in datasets
     }
@@ -75,10 +95,15 @@ def train_model(
         learner(dataset, specs[dataset.domain], splits[dataset.domain], request, prepared)
         for dataset in datasets
     )
+    data = {each.spec.name: data_sha256(each) for each in learners}
+    cleaned: dict[str, list[str]] = {}
 
     def keep(net: UniversalNet, result: Result) -> None:
-        cards = {learner.spec.name: card(learner, result, request.spec) for learner in learners}
-        store.save_model(request.model, net, model, specs, cards)
+        cards = {
+            each.spec.name: card(each, result, request.spec, cleaned.get(each.spec.name, ()))
+            for each in learners
+        }
+        store.save_model(request.model, net, model, specs, cards, data)
 
     run = Run(
         spec=request.spec,
@@ -88,9 +113,11 @@ def train_model(
         device=request.device,
         keep=keep,
     )
-    begin(run, model, request, say, net)
+    begin(run, model, request, say, net, mark)
     result = train(net, run, listener, resume=request.resume)
-    keep(net, result)  # the card of the end: steps and seconds of the whole run
+    cleaned |= {each.spec.name: helpful_cleanup(net, each, run.device) for each in learners}
+    with held_back():  # a model is several files
+        keep(net, result)  # the card of the end: steps and seconds of the whole run
     draw_cases(net, run, result)
     return result, store.read_manifest(request.model)
 
@@ -110,7 +137,7 @@ def learner(
 ) -> Learner:
     """A domain with its training cases prepared (or taken from the cache)."""
     ready = prepare_cases(
-        dataset, cases.training, spec.plan, request.cache, _named(dataset, prepared)
+        dataset, cases.training, spec.plan, request.cache, counted(dataset, prepared, "prepared")
     )
     loader = DomainLoader(spec, ready, request.spec.seed, request.spec.foreground_share)
     return Learner(spec, dataset, loader, cases.validation)
@@ -134,7 +161,7 @@ def require_free(model: Path, folder: Path, request: Request, domains: Sequence[
     if holds_model:
         mend = "add to it with `u2net3d add-domain`, go on with --resume, or give --overwrite"
         raise UsageError("--model", f"{model} holds a model already", mend)
-    if (folder / checkpoint.FILE).exists():
+    if checkpoint.generations(folder):
         mend = "go on with --resume, or begin anew with --overwrite"
         raise UsageError("--model", f"{folder} holds an earlier run", mend)
 
@@ -147,21 +174,39 @@ def identity(model: ModelSpec, learners: Sequence[Learner], spec: TrainSpec, kin
             "model": model.model_dump(mode="json"),
             "training": spec.model_dump(mode="json"),
             "domains": [learner.spec.model_dump(mode="json") for learner in learners],
-            "cases": [
-                [[[case.name, case.content] for case in learner.loader.cases], _names(learner)]
-                for learner in learners
-            ],
+            "cases": [_contents(learner) for learner in learners],
         }
     )
 
 
-def begin(run: Run, model: ModelSpec, request: Request, say: Say, net: UniversalNet) -> None:
+def data_sha256(learner: Learner) -> str:
+    """Hash of the content of all that a domain learns from and is judged by; no name is in it."""
+    return files.sha256_json([sorted(side.values()) for side in _contents(learner)])
+
+
+def _contents(learner: Learner) -> list[dict[str, str]]:
+    """name -> hash of the content, of the cases to learn from and of those to judge by."""
+    return [
+        {case.name: case.content for case in learner.loader.cases},
+        {case.name: _content_of(case) for case in learner.validation},
+    ]
+
+
+def _content_of(case: Case) -> str:
+    sources = [*case.images, *([case.label] if case.label else [])]
+    return files.sha256_json([files.sha256_file(path) for path in sources])
+
+
+def begin(
+    run: Run, model: ModelSpec, request: Request, say: Say, net: UniversalNet, mark: Mark
+) -> None:
     """Clears what an overwritten run left, writes run.json, and says how long it will take.
 
     A resumed run keeps its first run.json: one that is about to be refused must not rewrite it.
     """
     if not request.resume:
-        for name in (checkpoint.FILE, "history.jsonl", "progress.png"):
+        checkpoint.clear(run.folder)
+        for name in ("history.jsonl", "progress.png"):
             (run.folder / name).unlink(missing_ok=True)
         files.write_json(run.folder / "run.json", description(run, model, request))
     for each in run.learners:
@@ -172,21 +217,14 @@ def begin(run: Run, model: ModelSpec, request: Request, say: Say, net: Universal
             f"{len(each.validation)} to judge by; patch {size} × {plan.batch_size}, "
             f"{plan.stages} stages"
         )
-    memory = max(
-        expected_memory_bytes(
-            each.spec.plan,
-            base_channels=model.base_channels,
-            channels=len(each.spec.channels),
-            classes=len(each.spec.labels),
-        )
-        for each in run.learners
-    )
-    say(f"memory: about {memory / 2**30:.1f} GiB")
+    memory = expected_gib(run.learners, model.base_channels)
+    mark.says(memory)
+    say(f"memory: about {memory:.1f} GiB")
     if request.resume:
         say("going on from the last checkpoint")
     elif run.spec.time_s is None:
-        seconds = expected_seconds(net, run)
-        say(f"{run.spec.steps} steps, about {seconds / 60:.0f} min and the validations")
+        minutes = expected_seconds(net, run) / 60
+        say(f"{run.spec.steps} steps, about {minutes:.0f} min with their validations")
 
 
 def description(run: Run, model: ModelSpec, request: Request) -> dict[str, Any]:
@@ -213,26 +251,29 @@ def description(run: Run, model: ModelSpec, request: Request) -> dict[str, Any]:
 
 
 def expected_seconds(net: UniversalNet, run: Run) -> float:
-    """Seconds that the steps of a run will take, from one trial step of each domain."""
-    total = 0.0
-    net.to(run.device).train()
-    for learner in run.learners:
-        plan = learner.spec.plan
-        shape = (plan.batch_size, len(learner.spec.channels), *plan.patch_size)
-        image = torch.zeros(shape, device=run.device)
-        target = torch.zeros(shape[0], *shape[2:], dtype=torch.int64, device=run.device)
-        for _ in range(2):  # the first one pays for memory
-            began = time.perf_counter()
-            loss = supervised(LOSSES[run.spec.loss], net(image, learner.spec.name), target)
-            loss.backward()  # type: ignore[no-untyped-call]
-            last = time.perf_counter() - began
-        total += last
-    net.zero_grad(set_to_none=True)
-    return total / len(run.learners) * run.spec.steps
+    """Seconds of a run's steps and validations, from a trial step and patch of each domain."""
+    net.to(run.device)
+    steps = [step_seconds(net, each.spec, run.spec.loss, run.device) for each in run.learners]
+    validation = sum(_validation_seconds(net, each, run.device) for each in run.learners)
+    net.train()
+    validations = min(run.spec.validations, run.spec.steps)
+    return sum(steps) / len(steps) * run.spec.steps + validation * validations
 
 
-def card(learner: Learner, result: Result, spec: TrainSpec) -> dict[str, Any]:
-    """How a bank was trained and how well it did, as stored in its file."""
+def _validation_seconds(net: UniversalNet, each: Learner, device: torch.device) -> float:
+    """Of one validation: its cases are taken to be as large as those to learn from."""
+    sizes = [tiles_of(case.label.shape, each.spec) for case in each.loader.cases]
+    tiles = float(np.median(sizes)) * len(each.validation)
+    return patch_seconds(net, each.spec, device) * tiles if tiles else 0.0
+
+
+def card(
+    learner: Learner, result: Result, spec: TrainSpec, largest_component: Sequence[str]
+) -> dict[str, Any]:
+    """How a bank was trained and how well it did, as stored in its file.
+
+    largest_component: the labels of which `predict` keeps the largest component alone.
+    """
     score = result.scores.get(learner.spec.name)
     return {
         "training_cases": len(learner.loader.cases),
@@ -243,11 +284,13 @@ def card(learner: Learner, result: Result, spec: TrainSpec) -> dict[str, Any]:
         "best_step": result.step,
         "seconds": round(result.seconds),
         "validation_dice": score.per_label() if score else {},
+        "largest_component": list(largest_component),
     }
 
 
-def _named(dataset: Dataset, prepared: Prepared) -> Callable[[int, int], None]:
-    return lambda done, total: prepared(dataset.domain, done, total)
+def counted(dataset: Dataset, prepared: Prepared, what: str) -> Counted:
+    """Tells `prepared` of a domain's cases as they are done."""
+    return lambda done, total: prepared(dataset.domain, what, done, total)
 
 
 def _names(learner: Learner) -> list[str]:
