@@ -9,8 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from u2net3d.evaluate.pictures import overlay, progress
+from u2net3d.evaluate.pictures import overlay, preview, progress
 from u2net3d.evaluate.planes import MARGIN_MM, grey_window, three_planes
+from u2net3d.volume import Volume
 
 LABELS = ("background", "left $x$ organ", "other")
 
@@ -104,13 +105,32 @@ def test_prediction_and_reference_are_drawn_in_the_colour_of_their_label():
     image, _, reference = case()
     flat, nothing = np.full_like(image, 100), np.zeros_like(reference)
     bare = pixels(overlay(flat, nothing, nothing, (1.0, 1.0, 1.0), "", LABELS))
-    filled = pixels(overlay(flat, reference, None, (1.0, 1.0, 1.0), "", LABELS))
+    filled = pixels(overlay(flat, reference, nothing, (1.0, 1.0, 1.0), "", LABELS))
     orange = (filled[..., 0] - filled[..., 2]) > 0.2
     blue = (filled[..., 2] - filled[..., 0]) > 0.2
     assert orange.mean() > 0.02
     assert blue.mean() > 0.005
     picture = bare[60:-60]  # without title and legend, where colours stand too
     assert np.abs(picture - picture[..., :1]).max() < 0.02
+
+
+def test_a_prediction_alone_is_outlined_and_lets_the_image_through():
+    image, _, reference = case()
+    flat = np.full_like(image, 100)
+    alone = pixels(overlay(flat, reference, None, (1.0, 1.0, 1.0), "", LABELS))[60:-60]
+    colour = np.abs(alone[..., 0] - alone[..., 2])
+    assert (colour > 0.5).mean() > 0.005  # lines in full colour
+    assert ((colour > 0.1) & (colour < 0.3)).mean() > 0.02  # a thin fill
+
+
+def test_a_preview_says_how_many_millilitres_there_are(monkeypatch):
+    image, _, reference = case()
+    told = []
+    monkeypatch.setattr("u2net3d.evaluate.pictures.overlay", lambda *given: told.append(given))
+    preview(Volume(image[None], np.diag([10.0, 1.0, 2.0, 1.0])), reference, LABELS, "a")
+    # 5 × 6 × 8 and 5 × 2 × 8 voxels of 0.02 ml; spacing along D, H, W
+    assert told[0][3] == (10, 1, 2)
+    assert told[0][4:] == ("a", [told[0][5][0], "left $x$ organ  4.8 ml", "other  1.6 ml"])
 
 
 def test_empty_labels_ignored_voxels_and_names_with_dollars_are_drawn_all_the_same():

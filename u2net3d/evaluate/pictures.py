@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from u2net3d.evaluate.metrics import dice
 from u2net3d.evaluate.planes import Plane, grey_window, three_planes
-from u2net3d.volume import Array, TripleF
+from u2net3d.volume import Array, TripleF, Volume
 
 # Okabe and Ito's colours, told apart with any colour vision: bright ones first on black images,
 # dark ones first on white paper.
@@ -24,7 +24,7 @@ ON_BLACK = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#
 ON_WHITE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
 PALE = "#E8E8E8"
 LETTERS: dict[str, Any] = {"color": PALE, "fontsize": 8}
-FILL = 0.42  # how much of the image a predicted label covers
+FILL, FILL_ALONE = 0.42, 0.25  # how much of the image a predicted label covers
 LONGEST, NARROWEST, GAP, HEAD, LEGEND_ROW = 4.2, 6.0, 0.08, 0.45, 0.27  # inches
 DPI = 150
 
@@ -40,6 +40,8 @@ def overlay(
     ignore: int | None = None,
 ) -> bytes:
     """Three planes of a case: the prediction as translucent fill, the reference as contours.
+
+    Without a reference the prediction has the contours, and a thinner fill.
 
     image, prediction, reference: (D, H, W) in canonical order (superior, anterior, right);
     spacing_mm along D, H, W; labels: names by value, labels[0] the background;
@@ -74,6 +76,20 @@ def overlay(
     columns = ceil(len(entries) / rows)
     figure.legend(handles=entries, loc="lower left", ncols=columns, **words)
     return _png(figure)
+
+
+def preview(image: Volume, label: Array, labels: Sequence[str], title: str) -> bytes:
+    """Three planes of a prediction, as `overlay` draws them; millilitres stand behind each name.
+
+    image (C, D, H, W), of which the first channel is drawn; label (D, H, W) on its grid; labels:
+    names by value, labels[0] the background.
+    """
+    voxel_ml = abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000
+    counts = np.bincount(label.ravel(), minlength=len(labels))
+    amounts = [float(count) * voxel_ml for count in counts]
+    texts = [f"{ml:,.0f}" if ml >= 100 else f"{ml:.3g}" for ml in amounts]
+    named = [f"{name}  {text} ml" for name, text in zip(labels, texts, strict=True)]
+    return overlay(image.array[0], label, None, image.spacing_mm, title, named)
 
 
 def progress(history: Iterable[Mapping[str, Any]]) -> bytes:
@@ -124,12 +140,13 @@ def _draw_plane(axes: Any, plane: Plane, window: tuple[float, float]) -> None:
         aspect="auto",
     )
     fill = np.zeros((*plane.prediction.shape, 4))
+    cover = FILL_ALONE if plane.reference is None else FILL
     for value in np.unique(plane.prediction[plane.prediction > 0]):
-        fill[plane.prediction == value] = (*to_rgb(_on_black(value)), FILL)
+        fill[plane.prediction == value] = (*to_rgb(_on_black(value)), cover)
     axes.imshow(fill, extent=extent, interpolation="nearest", aspect="auto")
-    if plane.reference is not None:
-        for value in np.unique(plane.reference[plane.reference > 0]):
-            _draw_contour(axes, plane.reference == value, plane, _on_black(value))
+    outlined = plane.prediction if plane.reference is None else plane.reference
+    for value in np.unique(outlined[outlined > 0]):
+        _draw_contour(axes, outlined == value, plane, _on_black(value))
     axes.set(xlim=(0, plane.width_mm), ylim=(plane.height_mm, 0))
     axes.set_axis_off()
     places = ((0.015, 0.5), (0.985, 0.5), (0.5, 0.985), (0.5, 0.015))
@@ -188,8 +205,7 @@ def _legend_of(labels: Sequence[str], found: Array | None) -> list[Any]:
     entries: list[Any] = []
     for value, text in _names(labels, found).items():
         colour = _on_black(value)
-        edge = colour if found is not None else "none"
-        entries.append(Patch(label=_literal(text), facecolor=(colour, 0.7), edgecolor=edge))
+        entries.append(Patch(label=_literal(text), facecolor=(colour, 0.7), edgecolor=colour))
     if found is not None:
         entries.append(Patch(facecolor=(PALE, 0.5), edgecolor="none", label="prediction"))
         entries.append(Line2D([], [], color=PALE, linewidth=1.3, label="reference"))

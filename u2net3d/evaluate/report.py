@@ -164,11 +164,11 @@ def evaluate_folder(
     cases, failures = [], []
     progress(0, len(names))
     for done, name in enumerate(names, start=1):
+        pair = predictions[name], references[name]
         try:
-            pair = predictions[name], references[name]
             cases.append(CaseScores(name, _score_case(*pair, labels, tolerance_mm, ignore)))
         except U2Net3dError as error:
-            failures.append(Failure(name, str(error)))
+            failures.append(Failure(name, _without_folders(str(error), *pair)))
         progress(done, len(names))
     return Report(
         labels=tuple(labels[1:]) if labels is not None else _labels_of(cases),
@@ -179,6 +179,13 @@ def evaluate_folder(
         without_reference=tuple(sorted(predictions.keys() - references.keys())),
         domain=domain,
     )
+
+
+def _without_folders(text: str, prediction: Path, reference: Path) -> str:
+    """A message that may be stored: folders can name people."""
+    for path, option in ((prediction, "--pred"), (reference, "--ref")):
+        text = text.replace(str(path), f"{option} {path.name}")
+    return text
 
 
 def _score_case(
@@ -213,6 +220,8 @@ def _by_name(folder: Path, option: str) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not path.name.lower().endswith(IMAGE_SUFFIXES):
             continue
+        if stem(path).endswith(".probabilities"):
+            continue  # of `predict --probabilities`, beside the labels
         twin = found.setdefault(stem(path), path)
         if twin is not path:
             what = f"{twin.name} and {path.name} are two files of one case"
