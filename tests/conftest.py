@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -35,6 +37,20 @@ def make_dataset() -> MakeDataset:
     one ellipsoid, brighter the higher its value; several channels make 4-D files.
     """
     return write_dataset
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder that is a disk of 3 MB; skips where none may be mounted."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or not shutil.which("mount"):
+        pytest.skip("only root may mount a disk of 3 MB")
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("no disk of 3 MB can be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")

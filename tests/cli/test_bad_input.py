@@ -255,7 +255,7 @@ def test_a_checkpoint_of_another_configuration_is_not_resumed(copied, u2net3d):
     said = u2net3d("train", "--domains", "liver,prostate", "--seed", 1, "--resume", *places)
     assert said.code == 1
     assert len(said.errors) == 1
-    assert "checkpoint.pt: belongs to another configuration" in said.errors[0]
+    assert ".checkpoint: belongs to another configuration" in said.errors[0]
     assert u2net3d("verify", "--model", copied.model).code == 0
 
 

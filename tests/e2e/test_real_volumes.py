@@ -20,7 +20,8 @@ from u2net3d.prep.cache import prepare_cases
 from u2net3d.prep.plan import domain_spec
 from u2net3d.spec import ModelSpec, TrainSpec
 from u2net3d.train import run as training
-from u2net3d.train.loop import Learner, Run, train
+from u2net3d.train.loop import train
+from u2net3d.train.roles import Learner, Run
 from u2net3d.train.run import Request, train_model
 from u2net3d.train.validate import judge
 
@@ -38,6 +39,9 @@ class Listener:
 
     def validated(self, *_):
         pass
+
+    def told(self, text):
+        raise AssertionError(text)
 
 
 def some(root, name, cases):

@@ -16,7 +16,7 @@ except SystemExit as stop:
     assert not stop.code, stop.code
 print("loaded:", *sorted(set(watch.split()) & set(sys.modules)))
 """
-VERBS = ["train", "add-domain", "predict", "evaluate", "domains", "verify"]
+VERBS = ["train", "add-domain", "predict", "evaluate", "check", "download", "domains", "verify"]
 COMPUTES = "torch monai nnunetv2 scipy matplotlib nibabel SimpleITK"
 
 

@@ -15,6 +15,8 @@ LAW = (
 )
 ORDER = LAW.split(" < ")
 NO_TORCH = {"errors", "files", "volume", "spec", "io", "prep"}
+DOWNLOAD = "u2net3d.io.download"  # the one that may call another machine
+INTERNET = {"asyncio", "ftplib", "http", "httpx", "requests", "smtplib", "socket", "ssl", "urllib"}
 NETWORK = {"ops", "models", "losses"}
 NETWORK_SEES = {"errors", "volume", "spec", *NETWORK}
 KERNEL_LOADER = "u2net3d.ops.native"  # the one that names a file: the kernels built beside it
@@ -135,6 +137,16 @@ def _fits_the_network(found: Import) -> bool:
     if found.top == "pathlib":
         return found.where.startswith(f"{KERNEL_LOADER}:")
     return found.top in NETWORK_NEEDS
+
+
+def test_only_the_download_can_call_another_machine():
+    wrong = [
+        f"{found.where} imports {found.target}"
+        for all_found in package_imports().values()
+        for found in all_found
+        if found.top in INTERNET and not found.where.startswith(f"{DOWNLOAD}:")
+    ]
+    assert not wrong, f"what is read stays on this machine: {wrong}"
 
 
 def test_nnunetv2_and_monai_are_imported_only_inside_functions():

@@ -75,3 +75,28 @@ def test_equal_folders_are_told_from_folders_that_differ_in_one_byte(tmp_path):
     assert not same_files(tmp_path / "a", tmp_path / "c")
     (tmp_path / "b" / "y.nii").write_bytes(b"")
     assert not same_files(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.usefixtures("scripts")
+def test_real_sets_that_are_there_are_not_fetched_again(make_dataset, tmp_path, monkeypatch):
+    import demo
+
+    asked = []
+
+    def fetch(*words):
+        asked.append(words)
+        make_dataset(tmp_path, "Task05_Prostate", cases=1)
+
+    monkeypatch.setattr(demo, "u2net3d", fetch)
+    make_dataset(tmp_path, "Task04_Hippocampus", cases=1)
+    assert demo.fetched(tmp_path) == demo.fetched(tmp_path) == tmp_path
+    assert asked == [("download", "prostate", "--data", str(tmp_path))]
+
+
+@pytest.mark.usefixtures("scripts")
+def test_without_a_network_the_way_on_is_said(tmp_path, monkeypatch):
+    import demo
+
+    monkeypatch.setattr(demo, "u2net3d", lambda *_: sys.exit(1))
+    with pytest.raises(SystemExit, match=r"could not be fetched.*unpack its archive.*phantoms"):
+        demo.fetched(tmp_path)

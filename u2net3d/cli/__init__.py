@@ -6,7 +6,17 @@ import sys
 
 
 def main() -> None:
-    """Runs the command line and leaves with the exit code of the contract."""
-    from u2net3d.cli.app import run
+    """Runs the command line and leaves with the exit code of the contract.
 
-    sys.exit(run(sys.argv[1:]))
+    A signal ends a verb where it stands (130, 143); one that has something to finish holds it back.
+    """
+    from u2net3d.train.interrupt import stopping
+
+    try:
+        with stopping():
+            from u2net3d.cli.app import run
+
+            code = run(sys.argv[1:])
+    except KeyboardInterrupt as stop:  # before or after the verb
+        code = getattr(stop, "exit_code", 130)
+    sys.exit(code)

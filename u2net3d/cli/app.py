@@ -27,7 +27,7 @@ Steps = Annotated[
     int | None, typer.Option("--steps", min=1, help="Steps in all, over all domains.")
 ]
 Time = Annotated[str | None, typer.Option("--time", help="Time to train, such as 30m or 2h.")]
-Fold = Annotated[str, typer.Option("--fold", help="0 to 4, or all (train on every case).")]
+Fold = Annotated[str, typer.Option("--fold", help="0 to 4, some (0,2 or 0-4), or all.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same run.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
@@ -106,6 +106,96 @@ def add_domain(
     training.add_domain(name, data, cases, init, options)
 
 
+@app.command("update-domain")
+def update_domain(
+    name: Annotated[str, typer.Argument(help="The domain, or name=PATH.")],
+    data: Data = DATA,
+    model: ModelFolder = MODEL,
+    init: Annotated[
+        str | None, typer.Option("--init", help="Begin anew: fresh, mean, or another domain.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Take a worse bank too.")] = False,
+    steps: Steps = None,
+    time: Time = None,
+    fold: Fold = "0",
+    device: Device = "auto",
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+    cache: Cache = None,
+) -> None:
+    """Train a domain further when cases arrive; the old bank is kept."""
+    from u2net3d.cli import training
+
+    options = training.Options(model, steps, time, fold, device, resume, overwrite, seed, cache)
+    training.update_domain(name, data, init, force, options)
+
+
+@app.command("remove-domain")
+def remove_domain(
+    name: Annotated[str, typer.Argument(help="The domain.")], model: ModelFolder = MODEL
+) -> None:
+    """Take a domain out of a model; `rollback` brings it back."""
+    from u2net3d.cli import domains
+
+    domains.remove(name, model)
+
+
+@app.command("rename-domain")
+def rename_domain(
+    old: Annotated[str, typer.Argument(help="The domain.")],
+    new: Annotated[str, typer.Argument(help="Its new name.")],
+    model: ModelFolder = MODEL,
+) -> None:
+    """Give a domain another name."""
+    from u2net3d.cli import domains
+
+    domains.rename(old, new, model)
+
+
+@app.command()
+def rollback(
+    name: Annotated[str, typer.Argument(help="The domain.")],
+    to: Annotated[
+        str | None, typer.Option("--to", help="Beginning of a version's SHA-256.")
+    ] = None,
+    model: ModelFolder = MODEL,
+) -> None:
+    """Bring back the version of a domain before the present one."""
+    from u2net3d.cli import domains
+
+    domains.rollback(name, to, model)
+
+
+@app.command("export-domain")
+def export_domain(
+    name: Annotated[str, typer.Argument(help="The domain.")],
+    output: Annotated[Path, typer.Option("-o", help="File to write, or a folder for it.")],
+    half: Annotated[bool, typer.Option("--half", help="In half precision.")] = False,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option("-i", help="Image to measure half precision on (repeat for channels)."),
+    ] = None,
+    model: ModelFolder = MODEL,
+) -> None:
+    """Write a domain into one file, to be sent."""
+    from u2net3d.cli import domains
+
+    domains.export(name, output, half, images or [], model)
+
+
+@app.command("import-domain")
+def import_domain(
+    file: Annotated[Path, typer.Argument(help="An exported domain.")],
+    name: Annotated[str | None, typer.Option("--as", help="Give it this name.")] = None,
+    model: ModelFolder = MODEL,
+) -> None:
+    """Add an exported domain to a model of the same trunk."""
+    from u2net3d.cli import domains
+
+    domains.import_file(file, name, model)
+
+
 @app.command()
 def predict(
     images: Annotated[
@@ -120,17 +210,33 @@ def predict(
         float, typer.Option("--overlap", min=0, max=0.95, help="Share of a patch.")
     ] = 0.5,
     tta: Annotated[bool, typer.Option("--tta/--no-tta", help="Average over reflections.")] = False,
+    cleanup: Annotated[
+        bool, typer.Option("--cleanup/--no-cleanup", help="Remove strays where that helps.")
+    ] = True,
+    overwrite: Annotated[
+        bool | None, typer.Option("--overwrite/--skip", help="Replace, or keep, what is there.")
+    ] = None,
+    statistics: Annotated[
+        Path | None, typer.Option("--statistics", help="Write volumes to this .json or .csv.")
+    ] = None,
+    preview: Annotated[bool, typer.Option("--preview", help="A PNG beside each label.")] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="A 4-D file beside each label.")
+    ] = False,
 ) -> None:
     """Segment a volume, or every volume of a folder."""
     from u2net3d.cli import predicting
+    from u2net3d.infer.predict import Options
 
-    predicting.predict(images, output, domain, model, device, overlap, tta)
+    wanted = (overwrite, statistics, preview, probabilities)
+    asked = predicting.Asked(domain, model, device, *wanted)
+    predicting.predict(images, output, asked, Options(overlap, tta, cleanup))
 
 
 @app.command()
 def evaluate(
-    pred: Annotated[Path, typer.Option("--pred", help="Folder of predicted labels.")],
-    ref: Annotated[Path, typer.Option("--ref", help="Folder of reference labels.")],
+    pred: Annotated[Path | None, typer.Option("--pred", help="Folder of predicted labels.")] = None,
+    ref: Annotated[Path | None, typer.Option("--ref", help="Folder of reference labels.")] = None,
     domain: Annotated[str | None, typer.Option("--domain", help="Names the labels.")] = None,
     model: ModelFolder = MODEL,
     tolerance_mm: Annotated[
@@ -138,11 +244,50 @@ def evaluate(
     ] = 2.0,
     json: Annotated[Path | None, typer.Option("--json", help="Write JSON here.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write CSV here.")] = None,
+    cross_validated: Annotated[
+        bool,
+        typer.Option("--cross-validated", help="Each case by the fold that never saw it."),
+    ] = False,
+    data: Data = DATA,
+    device: Device = "auto",
 ) -> None:
     """Compare labels with reference labels: Dice, IoU, HD95, NSD."""
     from u2net3d.cli import reading
 
+    if cross_validated:
+        reading.cross_validated(domain, data, model, device, tolerance_mm, json, csv)
+        return
     reading.evaluate(pred, ref, domain, model, tolerance_mm, json, csv)
+
+
+@app.command()
+def check(
+    data: Data = DATA,
+    domains: Annotated[
+        str | None, typer.Option("--domains", help="Names, or name=PATH, with commas.")
+    ] = None,
+    cache: Cache = None,
+    json: Json = False,
+) -> None:
+    """Find every fault of data sets before any training; exit 1 on any fault."""
+    from u2net3d.cli import checking
+
+    checking.check_data(data, domains.split(",") if domains is not None else None, cache, json)
+
+
+@app.command()
+def download(
+    name: Annotated[str, typer.Argument(help="The data set, such as hippocampus.")],
+    data: Data = DATA,
+    mirror: Annotated[
+        list[str] | None,
+        typer.Option("--mirror", help="Web folder that holds the archives (repeat for more)."),
+    ] = None,
+) -> None:
+    """Fetch a data set of the Medical Segmentation Decathlon."""
+    from u2net3d.cli import downloading
+
+    downloading.download_data(name, data, mirror or [])
 
 
 @app.command()
@@ -163,12 +308,14 @@ def verify(model: ModelFolder = MODEL) -> None:
 
 def run(arguments: list[str]) -> int:
     """Runs a command; gives the exit code. Errors are one line on stderr."""
-    from u2net3d.errors import U2Net3dError
+    from u2net3d.errors import Stopped, U2Net3dError
 
     debug = "--debug" in arguments or os.environ.get("U2NET3D_DEBUG") == "1"
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        code = app(arguments or ["--help"], prog_name="u2net3d", standalone_mode=False)
+        verbs = typer.main.get_command(app)
+        with verbs.make_context("u2net3d", arguments or ["--help"]) as context:
+            verbs.invoke(context)
     except typer.Exit as stop:
         return stop.exit_code
     except typer.TyperException as error:
@@ -178,13 +325,15 @@ def run(arguments: list[str]) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code
+    except KeyboardInterrupt as stop:
+        stopped = stop if isinstance(stop, Stopped) else Stopped()
+        print(stopped, file=sys.stderr)  # noqa: T201
+        return stopped.exit_code
     except Exception as error:
         if debug:
             raise
         return _unforeseen(error)
-    if code == 130:  # what typer makes of Ctrl-C
-        print("stopped — a training that has a checkpoint goes on with --resume", file=sys.stderr)  # noqa: T201
-    return code if isinstance(code, int) else 0
+    return 0
 
 
 def _usage(error: typer.TyperException) -> int:
@@ -197,6 +346,9 @@ def _usage(error: typer.TyperException) -> int:
 
 def _unforeseen(error: Exception) -> int:
     """A fault of the disk, or of this program: one line all the same."""
+    if isinstance(error, BrokenPipeError):  # who reads stdout has enough, as `head` does
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+        return 1
     where, mend = "u2net3d", "give --debug for the traceback, and report it"
     what = f"{type(error).__name__}: " + " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename and error.strerror:

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from u2net3d.cli.countdown import clock
 from u2net3d.cli.say import say
-from u2net3d.train.loop import Listener
+from u2net3d.train.roles import Listener
 from u2net3d.train.schedule import Progress
 from u2net3d.train.validate import DomainScore
 
@@ -17,13 +18,13 @@ LINE_EVERY_S = 30.0
 _SMOOTHING = 0.05  # share of the newest loss in the one shown
 
 
-def show_prepared(domain: str, done: int, total: int) -> None:
-    """Counts the cases read and prepared; on a terminal on one line."""
+def show_prepared(domain: str, what: str, done: int, total: int) -> None:
+    """Counts cases: measured for the plan, then prepared. On a terminal on one line."""
     if sys.stderr.isatty():
         end = "\n" if done == total else ""
-        print(f"\r{domain}: case {done} of {total} ", file=sys.stderr, end=end)  # noqa: T201
+        print(f"\r{domain}: {done} of {total} cases {what} ", file=sys.stderr, end=end)  # noqa: T201
     elif done == total:
-        say(f"{domain}: {total} cases read")
+        say(f"{domain}: {total} cases {what}")
 
 
 @contextmanager
@@ -90,6 +91,10 @@ class Lines(_Watch):
         mark = " (best so far)" if best else ""
         say(f"step {at.step}, {clock(at.elapsed_s)}: validation Dice {values or 'none'}{mark}")
 
+    def told(self, text: str) -> None:
+        """See `Listener`."""
+        say(text)
+
 
 class LiveBars(_Watch):
     """One bar per domain."""
@@ -112,9 +117,6 @@ class LiveBars(_Watch):
         mark = " (best so far)" if best else ""
         self._bars.console.print(f"step {at.step}: validation Dice {values or 'none'}{mark}")
 
-
-def clock(seconds: float) -> str:
-    """`3:07` or `1:02:45`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    def told(self, text: str) -> None:
+        """See `Listener`."""
+        self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)

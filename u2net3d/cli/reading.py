@@ -5,20 +5,24 @@ from __future__ import annotations
 import json as json_format
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from u2net3d import files, store
 from u2net3d.cli.say import say
 from u2net3d.errors import CasesFailed, ModelError, UsageError
 from u2net3d.spec import domain_name
 
+if TYPE_CHECKING:
+    from u2net3d.evaluate.report import Report
+
 
 def evaluate(
-    pred: Path,
-    ref: Path,
+    pred: Path | None,
+    ref: Path | None,
     domain: str | None,
     model: Path,
     tolerance_mm: float,
@@ -28,17 +32,55 @@ def evaluate(
     """Prints the table of a folder's scores, writes JSON and CSV where asked."""
     from u2net3d.evaluate.report import evaluate_folder
 
+    if pred is None or ref is None:
+        mend = "give both folders, or --cross-validated with --domain"
+        raise UsageError("--pred" if pred is None else "--ref", "is missing", mend)
     name, labels, ignore = None, None, None
     if domain is not None:
         name = domain_name(domain)
-        record = store.require_domain(store.read_domains(model), name, model)
+        part = store.models_in(model)[0]  # the folds of a model have the same domains
+        record = store.require_domain(store.read_domains(part), name, model)
         labels, ignore = record.said.domain.labels, record.said.domain.ignore_label
+    _require_tables(json, csv)
+    report = evaluate_folder(pred, ref, labels, tolerance_mm, _counted, ignore=ignore, domain=name)
+    _tell(report, pred, json, csv)
+
+
+def cross_validated(
+    domain: str | None,
+    data: Path,
+    model: Path,
+    device: str,
+    tolerance_mm: float,
+    json: Path | None,
+    csv: Path | None,
+) -> None:
+    """Prints the table of all validation cases of a model's folds, as `evaluate` does."""
+    from u2net3d.io.dataset import find_dataset
+    from u2net3d.train import cross_validate
+
+    if domain is None:
+        raise UsageError("--domain", "is missing", "name the domain to cross-validate")
+    _require_tables(json, csv)
+    report = cross_validate.cross_validated(
+        model,
+        find_dataset(data, domain),
+        device=device,
+        tolerance_mm=tolerance_mm,
+        progress=_counted,
+    )
+    _tell(report, model, json, csv)
+
+
+def _require_tables(json: Path | None, csv: Path | None) -> None:
     for path, option in ((json, "--json"), (csv, "--csv")):
         if path is not None and path.is_dir():
             raise UsageError(option, f"{path} is a folder", "name a file in it")
         if path is not None:
             files.require_writable(path, option)
-    report = evaluate_folder(pred, ref, labels, tolerance_mm, _counted, ignore=ignore, domain=name)
+
+
+def _tell(report: Report, where: Path, json: Path | None, csv: Path | None) -> None:
     _console().print(report.to_table())
     if json is not None:
         files.write_json(json, report.to_json())
@@ -48,55 +90,85 @@ def evaluate(
         for failure in report.failures:
             say(f"error: {failure.case}: {failure.why}")
         what = f"{len(report.failures)} cases could not be scored"
-        raise CasesFailed(pred, what, "mend the files named above")
+        raise CasesFailed(where, what, "mend the files named above")
     if report.without_prediction:
         missing = len(report.without_prediction)
         what = f"{missing} of {missing + len(report.cases)} references have no prediction"
-        raise CasesFailed(pred, what, "predict them too: the means above are over the others")
+        raise CasesFailed(where, what, "predict them too: the means above are over the others")
 
 
 def domains(model: Path, json: bool) -> None:
-    """Lists trunk and domains of a model."""
-    manifest, records = store.read_manifest(model), store.read_domains(model)
+    """Lists trunk and domains of a model, or of each of its folds."""
+    parts = store.models_in(model)
     if json:
-        rows = {name: _row(record, manifest) for name, record in records.items()}
-        trunk = {
-            "id": manifest.trunk_id,
-            "weights": manifest.trunk_weights,
-            "bytes": (model / manifest.trunk.file).stat().st_size,
-            "sha256": manifest.trunk.sha256,
-            **manifest.model.model_dump(mode="json"),
-        }
-        print(json_format.dumps({"trunk": trunk, "domains": rows}, indent=2))  # noqa: T201
+        told = {part.name: _told(part) for part in parts}
+        content = {"folds": told} if store.read_folds(model) else _told(model)
+        print(json_format.dumps(content, indent=2))  # noqa: T201
         return
-    table = Table(title=f"{model}: trunk {manifest.trunk_id[:12]}, {_trunk(manifest)}")
+    for part in parts:
+        _console().print(_table(part))
+
+
+def verify(model: Path) -> None:
+    """Says that every hash is right; ModelError on any difference, all of them printed."""
+    faults, whole = 0, []
+    for part in store.models_in(model):
+        differences = store.verify(part)
+        for line in differences:
+            say(line if part == model else f"{part.name}: {line}")
+        faults += len(differences)
+        if not differences:
+            whole.append(_whole(part))
+    if faults:
+        raise ModelError(
+            model, f"{faults} differences", "restore the files named above from a copy"
+        )
+    for line in whole:
+        print(line)  # noqa: T201
+
+
+def _whole(model: Path) -> str:
+    for line in store.remarks(model):
+        say(line)
+    records = store.read_domains(model)
+    unlisted = [name for name, record in records.items() if not record.listed]
+    note = f"; put in by hand, on the same trunk: {', '.join(unlisted)}" if unlisted else ""
+    return f"{model}: trunk and {len(records)} domains are whole{note}"
+
+
+def _told(model: Path) -> dict[str, Any]:
+    manifest, records = store.read_manifest(model), store.read_domains(model)
+    trunk = {
+        "id": manifest.trunk_id,
+        "weights": manifest.trunk_weights,
+        "bytes": store.place_of(model, manifest.trunk).stat().st_size,
+        "sha256": manifest.trunk.sha256,
+        **manifest.model.model_dump(mode="json"),
+    }
+    return {
+        "trunk": trunk,
+        "domains": {name: _row(record, manifest) for name, record in records.items()},
+    }
+
+
+def _table(model: Path) -> Table:
+    """A row per domain; names go in as `Text`: brackets in them are no markup."""
+    manifest, records = store.read_manifest(model), store.read_domains(model)
+    table = Table(title=Text(f"{model}: trunk {manifest.trunk_id[:12]}, {_trunk(manifest)}"))
     for column in ("domain", "labels", "spacing mm (D×H×W)", "stages", "weights", "bytes", "Dice"):
         table.add_column(column)
     for name, record in records.items():
         row = _row(record, manifest)
         spacing = "×".join(f"{value:.3g}" for value in row["spacing_mm"])
         dice = ", ".join(
-            f"{label} {value:.3f}" if value is not None else f"{label} -"
+            f"{label} {value:.3f}" if isinstance(value, float) else f"{label} -"
             for label, value in row["card"].get("validation_dice", {}).items()
         )
         cells = (row["stages"], f"{row['weights']:,} ({row['adapters']:,})", f"{row['bytes']:,}")
-        table.add_row(name, ", ".join(row["labels"][1:]), spacing, *map(str, cells), dice)
+        labels = Text(", ".join(row["labels"][1:]))
+        table.add_row(name, labels, spacing, *map(str, cells), Text(dice))
     table.caption = "weights: the whole bank (without stem and heads); Dice: validation cases"
-    _console().print(table)
-
-
-def verify(model: Path) -> None:
-    """Says that every hash is right; ModelError on the first difference, all of them printed."""
-    differences = store.verify(model)
-    for line in differences:
-        say(line)
-    if differences:
-        what = f"{len(differences)} differences"
-        raise ModelError(model, what, "restore the files named above from a copy")
-    records = store.read_domains(model)
-    unlisted = [name for name, record in records.items() if not record.listed]
-    note = f"; put in by hand, on the same trunk: {', '.join(unlisted)}" if unlisted else ""
-    print(f"{model}: trunk and {len(records)} domains are whole{note}")  # noqa: T201
+    return table
 
 
 def _row(record: store.DomainRecord, manifest: store.Manifest) -> dict[str, Any]:

@@ -11,15 +11,20 @@ from typing import Literal
 from u2net3d import store
 from u2net3d.cli.progress import listener, show_prepared
 from u2net3d.cli.say import say
+from u2net3d.cli.typed import without_paths
 from u2net3d.errors import UsageError
 from u2net3d.infer.predict import choose_device
 from u2net3d.io.dataset import find_dataset, find_datasets
 from u2net3d.prep.cache import default_cache
 from u2net3d.spec import BANK_LEARNING_RATE, STEPS_PER_DOMAIN, ModelSpec, TrainSpec
 from u2net3d.train.add_domain import add_domain as add
-from u2net3d.train.loop import Result
+from u2net3d.train.folds import each_fold
+from u2net3d.train.roles import Result
 from u2net3d.train.run import Request, train_model
+from u2net3d.train.update_domain import Update
+from u2net3d.train.update_domain import update_domain as update_bank
 
+MOST_FOLDS = 99  # of a splits_final.json; without one there are five
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -39,25 +44,61 @@ class Options:
 
 
 def train(names: list[str], data: Path, options: Options) -> None:
-    """Trains a new model and says where it is."""
+    """Trains a new model, or one per fold, and says where it is."""
     if not all(name.strip() for name in names):
         raise UsageError("--domains", f"'{','.join(names)}' holds an empty name", "write a,b,c")
+    folds = folds_of(options.fold)
     request = _request(options, TrainSpec(steps=STEPS_PER_DOMAIN * len(names)))
     datasets = find_datasets(data, names)
-    with listener([dataset.domain for dataset in datasets]) as watching:
-        result, manifest = train_model(datasets, ModelSpec(), request, watching, say, show_prepared)
-    _report(options.model, options.model / "runs" / "train", result, manifest)
+
+    def one(request: Request) -> None:
+        with listener([dataset.domain for dataset in datasets]) as watching:
+            result, manifest = train_model(
+                datasets, ModelSpec(), request, watching, say, show_prepared
+            )
+        _report(request.model, request.model / "runs" / "train", result, manifest)
+
+    if folds:
+        each_fold(folds, "train", request, say, one)
+        return
+    if known := store.read_folds(options.model):
+        there = ",".join(map(str, known.folds))
+        raise UsageError("--model", f"{options.model} holds folds", f"use --fold {there}")
+    one(request)
 
 
 def add_domain(name: str, data: Path, patients: int | None, init: str, options: Options) -> None:
-    """Adds a domain to a model and says that the others did not change."""
-    store.read_manifest(options.model)
+    """Adds a domain to a model, or to each of its folds; says that the others did not change."""
+    known = store.read_folds(options.model)
+    if not known:
+        store.read_manifest(options.model)
     request = _request(options, TrainSpec(learning_rate=BANK_LEARNING_RATE))
     dataset = find_dataset(data, name)
+
+    def one(request: Request) -> None:
+        with listener([dataset.domain]) as watching:
+            result, manifest = add(dataset, request, init, patients, watching, say, show_prepared)
+        _report(request.model, request.model / "runs" / f"add-{dataset.domain}", result, manifest)
+        say(f"trunk {manifest.trunk_id[:12]} and every other domain: not a byte changed")
+
+    if known:
+        each_fold(known.folds, f"add-{dataset.domain}", request, say, one)
+    else:
+        one(request)
+
+
+def update_domain(name: str, data: Path, init: str | None, force: bool, options: Options) -> None:
+    """Trains a domain further, or anew, and replaces its bank; the others do not change."""
+    store.read_manifest(options.model)
+    further = TrainSpec(balanced_share=0)  # it has left the background long ago
+    anew = TrainSpec(learning_rate=BANK_LEARNING_RATE)
+    request = _request(options, further if init is None else anew)
+    dataset = find_dataset(data, name)
+    update = Update(dataset, init, force)
     with listener([dataset.domain]) as watching:
-        result, manifest = add(dataset, request, init, patients, watching, say, show_prepared)
-    _report(options.model, options.model / "runs" / f"add-{dataset.domain}", result, manifest)
-    say(f"trunk {manifest.trunk_id[:12]} and every other domain: not a byte changed")
+        result, manifest = update_bank(update, request, watching, say, show_prepared)
+    _report(options.model, options.model / "runs", result, manifest)
+    say(f"replaced; `u2net3d rollback {dataset.domain}` brings the old bank back")
 
 
 def seconds_of(text: str) -> float:
@@ -88,15 +129,27 @@ def _request(options: Options, preset: TrainSpec) -> Request:
         cache=options.cache or default_cache(),
         resume=options.resume,
         overwrite=options.overwrite,
-        command=" ".join(["u2net3d", *sys.argv[1:]]),
+        command=without_paths(sys.argv[1:]),
     )
+
+
+def folds_of(text: str) -> list[int]:
+    """`0,2` and `0-4` as folds in order; nothing for a single one. Raises UsageError."""
+    if not re.fullmatch(r"\d+-\d+|\d+(,\d+)+", text):
+        return []
+    numbers = [int(number) for number in re.findall(r"\d+", text)]
+    if max(numbers) > MOST_FOLDS or numbers != sorted(set(numbers)):
+        raise UsageError("--fold", f"'{text}' are no folds in order", "write 0-4 or 0,2")
+    return [*range(numbers[0], numbers[1] + 1)] if "-" in text else numbers
 
 
 def _fold(text: str) -> int | Literal["all"]:
     if text == "all":
         return "all"
+    if folds := folds_of(text):
+        return folds[0]
     if not text.isdecimal():
-        raise UsageError("--fold", f"'{text}' is no fold", "use 0 to 4, or all")
+        raise UsageError("--fold", f"'{text}' is no fold", "use 0 to 4, some (0,2 or 0-4), or all")
     return int(text)
 
 
