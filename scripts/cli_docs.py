@@ -31,6 +31,9 @@ ABSENT = {
     "time": "steps count",
     "cache": "the user's cache folder",
     "cases": "all of them",
+    "init": "its own weights",
+    "to": "the last other version",
+    "name": "its own",
 }
 
 NOTES = {
@@ -38,32 +41,83 @@ NOTES = {
 `--steps` or `--time`, not both: a bare number is minutes, `90s`, `30m` and `1.5h` say their unit.
 Without `--time` the expected duration is printed first. `--fold` chooses the validation cases (see
 [formats](formats.md#splits)); with `--fold all` there are none, and the last step is kept instead
-of the best. An existing model is refused without `--resume` or `--overwrite`. `--resume` goes on
-from the last checkpoint and wants the same data, domains, seed, fold and budget. The whole folder
-of `--model` is described in [formats](formats.md#model-folder). Whole validation cases are
+of the best. `--fold 0-4` or `--fold 0,2` trains a whole model per fold, see
+[formats](formats.md#folds). An existing model is refused without `--resume` or `--overwrite`.
+`--resume` goes on from the last checkpoint and wants the same data, domains, seed, fold and budget.
+The whole folder of `--model` is described in [formats](formats.md#model-folder). Whole validation
+cases are
 segmented {TrainSpec().validations} times in a run.
 """,
     "add-domain": """\
-`--cases` counts patients. `--init mean` starts from the mean of the model's banks, a domain's name
-from that one; stem and heads always start fresh. See [add a domain](add-a-domain.md).
+`--cases` counts patients. `--init mean` starts from the mean of the model's banks, with fresh stem
+and heads; a domain's name from that one, with its stem where the channels are the same and its
+heads of labels of the same name. To a folder of folds the domain is added fold by fold. See
+[add a domain](add-a-domain.md).
+""",
+    "update-domain": """\
+Without `--init` the bank goes on from its own weights with its own plan; with it, it begins anew.
+Patients stay on the side of the split on which they were seen. The new bank is taken if it is not
+worse on the same validation cases, or with `--force`. See [add a domain](add-a-domain.md#update).
+""",
+    "rollback": """\
+A second `rollback` goes forward again. A removed domain comes back too.
+""",
+    "export-domain": """\
+`--half` writes float16 and states what that changes: the rounding of the weights and, on an image
+given with `-i`, the share of voxels with the same label. See [formats](formats.md#domain-file).
 """,
     "predict": """\
 `-i` is a file (3-D, or 4-D with the channels last), a folder, or is repeated: one file per channel,
 in order. A folder of `case_0000.nii.gz`, `case_0001.nii.gz` holds the channels of one case. The
 output is NIfTI (`.nii.gz` or `.nii`) on the input's own grid, see [geometry](geometry.md). Of a
 folder every case is tried: those that fail are named, and the exit code is 3. `--tta` averages over
-the reflections that keep the domain's labels true.
+the reflections that keep the domain's labels true. `--no-cleanup` keeps every component of labels
+of which the domain's card (`largest_component`) says that the largest one alone is better.
+
+Beside each label lies its record, `<case>.json`: hashes of image, model and results, options and
+versions. By it the same command goes on after a kill: a label that would come out the same is
+skipped. One that was made otherwise, was changed since or has no record is left as it is and the
+case is called failed; `--overwrite` replaces it, `--skip` keeps any label that is there (for a
+folder that fills up, seen by one version after another). Several runs may share an output folder:
+each case is done by one of them. A case at which a run died is taken over, at once on the same
+machine, after three minutes without a sign of life from another machine or container. Ctrl-C and
+SIGTERM stop a folder after the case at hand.
+
+`--statistics` writes volumes and intensities of every label of every case, `--preview` a picture
+`<case>.png` of three planes, `--probabilities` the softmax of every class as
+`<case>.probabilities.nii.gz`; all are described in [formats](formats.md#predictions).
 """,
     "evaluate": """\
 Compares the files that have one name in both folders, whatever their suffix. `--domain` takes the
 names of the labels from `--model`. Definitions and both file formats: see
-[formats](formats.md#evaluation).
+[formats](formats.md#evaluation). `--cross-validated` takes a folder of folds as `--model` in the
+place of `--pred` and `--ref`: every validation case is predicted by the fold that never saw it.
+""",
+    "check": """\
+Looks at every data set of `--data`, or at those named, before any training: files that are missing,
+not listed or listed twice, files that cannot be read, image and label (or channels) that differ in
+shape or affine, wrong numbers of channels, values that `dataset.json` does not name, NaN, labels
+without foreground, the same voxels under two names, `numTraining`, and in `splits_final.json`
+unknown cases and patients on both sides. Each finding is a line on stdout,
+`fault: <file>: <what> — <mend>` or `warning: ...`; warnings alone leave the exit code 0. A summary
+follows with memory, disk and time for training and prediction, from one trial step on this
+machine. Nothing is written. `--json` prints the same as
+`{"faults": N, "warnings": N, "domains": {name: {"cases", "without_label", "faults": [{"where",
+"what", "mend"}], "warnings", "facts", "expected"}}}`.
+""",
+    "download": """\
+`NAME` is a data set of the [Decathlon](http://medicaldecathlon.com), by domain name. The archive is
+held against its published MD5, and everything in it is looked at before anything is written. A
+download that broke off is taken up by the same command. It needs free room for the archive and its
+content; a data set that is there already is never touched. `--mirror https://host/folder` asks that
+folder for `TaskNN_Name.tar` instead of the publisher; several are asked in turn. Prints the new
+folder.
 """,
     "domains": """\
 `weights` are those of the whole bank, `adapters` those without stem and heads.
 """,
     "verify": """\
-Also says which domain files were put into the folder by hand.
+Also checks the ledger and the kept versions, and says which domain files were put in by hand.
 """,
 }
 
@@ -81,7 +135,7 @@ def document() -> str:
 
 def exit_codes() -> str:
     """The table of exit codes, from the exceptions that carry them."""
-    rows = {0: ["done"], 130: ["stopped by Ctrl-C"]}
+    rows = {0: ["done"], 130: ["stopped by Ctrl-C"], 143: ["stopped by SIGTERM"]}
     for kind in errors.U2Net3dError.__subclasses__():
         said = (kind.__doc__ or "").splitlines()[0].rstrip(".")
         rows.setdefault(kind.exit_code, []).append(said[0].lower() + said[1:])
@@ -121,7 +175,8 @@ def spelling(option: Any, hint: Any) -> str:
     names = "/".join([*option.opts, *option.secondary_opts])
     if not names.startswith("-"):
         return names.upper()
-    kinds = {*get_args(hint), hint}
+    given = {*get_args(hint), hint}
+    kinds = given | {inner for kind in given for inner in get_args(kind)}
     if bool in kinds:
         return names
     value = "PATH" if Path in kinds else "N" if int in kinds else "X" if float in kinds else "TEXT"

@@ -26,10 +26,13 @@ from u2net3d.io.dataset import list_domains
 from u2net3d.spec import domain_name
 
 ROOT = Path(__file__).resolve().parent.parent
+REAL = ("hippocampus", "prostate")  # to train, to add: the smallest archives of the Decathlon
 
 
 def main() -> None:
     asked = arguments()
+    if asked.real is not None:
+        asked.data, asked.domains, asked.add = fetched(asked.real), *REAL
     began = time.perf_counter() - asked.setup_seconds
     out, base = asked.out, [domain_name(name) for name in asked.domains.split(",")]
     names = [*base, domain_name(asked.add)]
@@ -80,6 +83,14 @@ def row(name: str, scores: dict, seconds: float, out: Path) -> dict:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument("--data", type=Path, default=ROOT / "data")
+    parser.add_argument(
+        "--real",
+        type=Path,
+        nargs="?",
+        const=Path("demo-data"),
+        metavar="DIR",
+        help=f"fetch {' and '.join(REAL)} into DIR (demo-data) and run on them",
+    )
     parser.add_argument("--domains", default="liver,prostate,heart", help="to train together")
     parser.add_argument("--add", default="pancreas", help="to add afterwards")
     parser.add_argument("--time", default="7m", help="for training")
@@ -87,6 +98,23 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("demo-output"))
     parser.add_argument("--setup-seconds", type=float, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def fetched(data: Path) -> Path:
+    """The folder with the real data sets, fetched where they are not there yet."""
+    data.mkdir(parents=True, exist_ok=True)
+    for name in REAL:
+        if name in list_domains(data):
+            continue
+        try:
+            u2net3d("download", name, "--data", str(data))
+        except SystemExit:
+            sys.exit(
+                f"error: --real: {name} could not be fetched (the line above says why) — without a "
+                f"network, unpack its archive into {data} by hand, or leave --real out: the "
+                "phantoms need none"
+            )
+    return data
 
 
 def empty(out: Path) -> None:
