@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from u2net3d import errors
-from u2net3d.errors import U2Net3dError
+from u2net3d.errors import DataError, U2Net3dError
 
 FAMILY = [
     kind
@@ -52,3 +52,10 @@ def test_an_error_crosses_processes_whole(kind):
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is kind
     assert str(again) == str(error)
+
+
+@pytest.mark.parametrize("name", ["a\nerror: b", "a\r\x1b[2Jb", "a\u2028b"])
+def test_a_name_that_holds_anything_stays_on_one_line(name):
+    line = str(DataError(Path(name), "is broken", "mend it"))
+    assert line.isprintable()
+    assert line.endswith(": is broken — mend it")

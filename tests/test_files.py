@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -306,3 +307,9 @@ def test_a_disk_of_3_mb_that_is_full_keeps_every_file_whole(small_disk):
         files.append_line(log, "x" * 8000)
     assert path.read_bytes() == b"old"
     assert {found.name for found in small_disk.iterdir()} == {"a.bin", "ballast", "log"}
+
+
+def test_a_name_in_no_known_encoding_is_written_and_comes_back(tmp_path):
+    name = os.fsdecode(b"m\xfcller")  # a file of an older system: Latin-1
+    files.write_json(tmp_path / "names.json", {name: name})
+    assert json.loads((tmp_path / "names.json").read_text(encoding="utf-8")) == {name: name}

@@ -31,7 +31,7 @@ class U2Net3dError(Exception):
         super().__init__(self.where, what, mend)
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what} — {self.mend}"
+        return one_line(f"{self.where}: {self.what} — {self.mend}")
 
 
 class UsageError(U2Net3dError):
@@ -86,6 +86,11 @@ class Stopped(KeyboardInterrupt):
     def exit_code(self) -> int:
         """130 for Ctrl-C, 143 for SIGTERM, as shells have it."""
         return 128 + self.number
+
+
+def one_line(text: str) -> str:
+    """`text` on one line: names of files may hold line breaks and the codes of terminals too."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -69,8 +69,11 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Writes `content` as UTF-8 to `path` whole or not at all."""
-    write_bytes(path, content.encode())
+    """Writes `content` as UTF-8 to `path` whole or not at all.
+
+    Names in no known encoding are escaped, in the way of JSON.
+    """
+    write_bytes(path, content.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -112,6 +112,14 @@ class DomainSpec(Frozen):
     mirroring: Mirroring = Mirroring()
     plan: Plan
 
+    @model_validator(mode="after")
+    def _mirrored_into_itself(self) -> DomainSpec:
+        if not {*self.mirroring.axes} <= {0, 1, 2}:
+            raise ValueError("the axes to be mirrored are 0, 1 and 2")
+        if not {n for pair in self.mirroring.swap for n in pair} <= {*range(len(self.labels))}:
+            raise ValueError("mirroring swaps labels that there are not")
+        return self
+
 
 class ModelSpec(Frozen):
     """The trunk: how wide, how deep, and what its units are made of."""

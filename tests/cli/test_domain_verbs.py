@@ -173,3 +173,17 @@ def test_an_update_replaces_the_bank_and_rolls_back(copied, u2net3d, tmp_path):
     said = u2net3d("update-domain", "pancreas", *places)
     assert said.code == 2
     shutil.rmtree(tmp_path / "model")
+
+
+def test_a_training_taken_up_again_never_takes_the_place_of_an_updated_bank(copied, u2net3d):
+    places = ("--data", copied.data, "--model", copied.model, "--cache", copied.cache)
+    update = ("update-domain", "liver", "--steps", 1, "--force", *places)
+    assert u2net3d(*update).code == 0
+    before = (copied.model / "domains/liver.safetensors").read_bytes()
+    train = ("train", "--domains", "liver,prostate", "--steps", 4, "--resume", *places)
+    said = u2net3d(*train)
+    assert said.code == 2
+    assert "liver stands on the trunk" in said.errors[0]
+    assert (copied.model / "domains/liver.safetensors").read_bytes() == before
+    assert u2net3d("rollback", "liver", "--model", copied.model).code == 0
+    assert u2net3d(*train).code == 0

@@ -118,3 +118,30 @@ def test_cross_validation_needs_folds_and_a_domain(u2net3d, trained):
     assert "holds no folds" in said.errors[0]
     assert "--domain" in u2net3d(*words).errors[0]
     assert "--pred" in u2net3d("evaluate", "--ref", trained.data).errors[0]
+
+
+def test_a_fold_that_there_is_not_is_said_before_any_is_trained(u2net3d, trained, tmp_path):
+    said = u2net3d(
+        *("train", "--domains", "liver", "--fold", "0-7", "--steps", 1),
+        *("--data", trained.data, "--model", tmp_path / "model", "--cache", trained.cache),
+    )
+    assert said.code == 2
+    assert said.errors == ["error: --fold: there is no fold 5 — use 0 to 4, or all"]
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("verb", [("add-domain", "pancreas"), ("update-domain", "liver")])
+def test_several_folds_of_a_single_model_are_refused_not_passed_over(verb, u2net3d, copied):
+    places = ("--data", copied.data, "--model", copied.model, "--cache", copied.cache)
+    said = u2net3d(*verb, "--fold", "0,1", "--steps", 1, *places)
+    assert said.code == 2
+    assert "--fold: " in said.errors[0]
+    assert "holds a single model" in said.errors[0]
+
+
+def test_other_folds_than_there_are_cannot_be_added_to(folded, u2net3d):
+    model, places = folded
+    for fold in ("1", "0-2", "all"):
+        said = u2net3d("add-domain", "pancreas", "--fold", fold, "--steps", 1, *places)
+        assert said.code == 2
+        assert f"{model} holds the folds 0,1" in said.errors[0]

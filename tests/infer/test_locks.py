@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from u2net3d.errors import DataError
+from u2net3d.errors import DataError, DiskError
 from u2net3d.infer import locks
 from u2net3d.infer.locks import Holder, Watch
 
@@ -173,6 +173,6 @@ def test_a_place_without_locks_is_said_so(path, monkeypatch):
 
     monkeypatch.setattr(os, "write", full)
     other = path.with_name(".other.lock")
-    with pytest.raises(DataError, match="No space left"):
+    with pytest.raises(DiskError, match="No space left"):
         Watch().acquire(other)
     assert not other.exists()

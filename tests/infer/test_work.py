@@ -13,7 +13,7 @@ import SimpleITK as sitk
 import torch
 
 from u2net3d import files
-from u2net3d.errors import U2Net3dError
+from u2net3d.errors import DiskError, U2Net3dError
 from u2net3d.infer.jobs import Job, jobs_of
 from u2net3d.infer.predict import Answer, Options, Origin
 from u2net3d.infer.sidecar import Content, read_record
@@ -404,3 +404,16 @@ def test_a_model_with_a_card_cleans_up_unless_told_otherwise(
         run(model, [job], Options(cleanup=cleanup))
         record.append(read_record(job.sidecar).largest_component)
     assert record == [("label 2", "label 1"), ()]
+
+
+def test_a_full_disk_ends_the_run_instead_of_failing_case_after_case(thresholds, jobs, monkeypatch):
+    def full(path, label, source):
+        with files.replacing(path):
+            raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("u2net3d.infer.work.write_label", full)
+    outcomes = run(thresholds, jobs)
+    assert len(jobs) > 1
+    assert [type(outcome.error) for outcome in outcomes] == [DiskError]
+    assert outcomes[0].error.where == str(jobs[0].output)
+    assert list(contents(jobs[0].output.parent)) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,10 @@ def test_a_broken_split_file_is_refused(content, what, tmp_path):
     (tmp_path / "splits_final.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=what):
         split(dataset_of(["a", "b"], tmp_path), 0)
+
+
+def test_names_in_no_known_encoding_are_split_like_others():
+    cases = tuple(Case(name, (), None, name) for name in map(os.fsdecode, (b"m\xfc", b"k\xf6")))
+    dataset = Dataset(Path("data"), "liver", ("CT",), ("background", "liver"), None, cases, ())
+    sides = split(dataset, 0)
+    assert {*sides.training, *sides.validation} == {*cases}

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
-from u2net3d.io.dataset import find_dataset
+from u2net3d.io.dataset import Case, Dataset, find_dataset
 from u2net3d.prep import cache as cache_module
 from u2net3d.prep.cache import default_cache, prepare_cases
 from u2net3d.prep.plan import domain_spec
@@ -196,3 +197,20 @@ def test_the_default_cache_is_the_users(monkeypatch, tmp_path):
     for unset in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", unset)
         assert default_cache() == Path.home() / ".cache" / "u2net3d"
+
+
+@pytest.mark.parametrize("ending", [".hdr", ".mhd"])
+def test_voxels_that_change_behind_an_unchanged_header_are_prepared_anew(
+    tmp_path, cache, plan, prepared, ending
+):
+    header, label = tmp_path / f"scan{ending}", tmp_path / "label.mha"
+    case = Case("scan", (header,), label, "scan")
+    found = Dataset(tmp_path, "liver", ("CT",), ("background", "liver"), None, (case,), ())
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((6, 5, 4), np.uint8)), str(label))
+    headers = []
+    for number in (100, 200):
+        sitk.WriteImage(sitk.GetImageFromArray(np.full((6, 5, 4), number, np.int16)), str(header))
+        headers.append(header.read_bytes())
+        prepare_cases(found, found.cases, plan, cache)
+    assert headers[0] == headers[1]
+    assert prepared == ["scan", "scan"]

@@ -340,3 +340,31 @@ def test_the_header_alone_says_what_a_file_is(folder, monkeypatch):
 def test_a_state_is_float32_on_the_cpu_and_detached():
     layer = torch.nn.Linear(2, 2).half()
     assert all(t.dtype == torch.float32 and not t.requires_grad for t in state(layer).values())
+
+
+@pytest.mark.parametrize("said", [["spleen"], "organ", 5, [["organ"]], None])
+def test_a_card_that_cleans_up_what_its_domain_does_not_have_is_refused(
+    said, folder, tmp_path, contents, refusal
+):
+    sent, tensors = read_domain(folder / "domains/liver.safetensors")
+    spec = sent.domain.model_copy(update={"name": "sent"})
+    made = {"domain": spec, "card": {"largest_component": said}}
+    path = tmp_path / "sent.safetensors"
+    path.write_bytes(sent.model_copy(update=made).encoded(tensors))
+    before = contents(folder)
+    line = refusal(domains.import_file, folder, path)
+    assert line.startswith(f"{path}: ")
+    assert "largest_component" in line
+    assert contents(folder) == before
+
+
+def test_a_domain_that_is_mirrored_into_labels_it_does_not_have_is_refused(
+    folder, tmp_path, refusal
+):
+    sent, tensors = read_domain(folder / "domains/liver.safetensors")
+    for wrong in ({"axes": (0, 3)}, {"swap_axis": 2, "swap": ((1, 7),)}):
+        mirroring = sent.domain.mirroring.model_copy(update=wrong)
+        spec = sent.domain.model_copy(update={"name": "sent", "mirroring": mirroring})
+        path = tmp_path / "sent.safetensors"
+        path.write_bytes(sent.model_copy(update={"domain": spec}).encoded(tensors))
+        assert "no domain file" in refusal(domains.import_file, folder, path)

@@ -82,3 +82,10 @@ def test_a_damaged_list_of_folds_is_one_line(tmp_path):
         (tmp_path / "folds.json").write_bytes(content)
         with pytest.raises(ModelError, match=r"folds\.json: is no list of folds"):
             store.read_folds(tmp_path)
+
+
+def test_training_anew_forgets_the_domains_that_were_added_to_the_old_trunks(work, begun):
+    work([0, 1])
+    work([0, 1], name="add-liver")
+    work([0, 1], overwrite=True)
+    assert work([0, 1], name="add-liver", resume=True) == [("fold0", 0, True), ("fold1", 1, True)]

@@ -346,6 +346,8 @@ def _usage(error: typer.TyperException) -> int:
 
 def _unforeseen(error: Exception) -> int:
     """A fault of the disk, or of this program: one line all the same."""
+    from u2net3d.errors import one_line
+
     if isinstance(error, BrokenPipeError):  # who reads stdout has enough, as `head` does
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
         return 1
@@ -353,5 +355,5 @@ def _unforeseen(error: Exception) -> int:
     what = f"{type(error).__name__}: " + " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename and error.strerror:
         where, what, mend = str(error.filename), error.strerror, "check the place and its rights"
-    print(f"error: {where}: {what} — {mend}", file=sys.stderr)  # noqa: T201
+    print(one_line(f"error: {where}: {what} — {mend}"), file=sys.stderr)  # noqa: T201
     return 1

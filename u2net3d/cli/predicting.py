@@ -8,7 +8,7 @@ from pathlib import Path
 
 from u2net3d import files, store
 from u2net3d.cli.say import say
-from u2net3d.errors import CasesFailed, Stopped
+from u2net3d.errors import CasesFailed, DiskError, Stopped
 from u2net3d.infer.jobs import Job, jobs_of, require_apart
 from u2net3d.infer.predict import Options, load
 from u2net3d.infer.statistics import LabelStatistics, require_table, write_statistics
@@ -99,8 +99,8 @@ class _Told:
     statistics: dict[str, tuple[LabelStatistics, ...]] = field(default_factory=dict)
 
     def take(self, outcome: Outcome) -> None:
-        """Says a line about a case; raises its error where it is the only case."""
-        if outcome.error and self.total == 1:
+        """Says a line about a case; raises its error where it is the only case, or ends the run."""
+        if outcome.error and (self.total == 1 or isinstance(outcome.error, DiskError)):
             raise outcome.error
         self.cases += 1
         place = f"{self.cases} of {self.total}: {outcome.job.output}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
+from u2net3d.errors import one_line
+
 
 def say(text: str) -> None:
     """A plain line on stderr; stdout holds results alone."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    print(one_line(text), file=sys.stderr, flush=True)  # noqa: T201

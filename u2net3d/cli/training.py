@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,11 +15,11 @@ from u2net3d.cli.say import say
 from u2net3d.cli.typed import without_paths
 from u2net3d.errors import UsageError
 from u2net3d.infer.predict import choose_device
-from u2net3d.io.dataset import find_dataset, find_datasets
+from u2net3d.io.dataset import Dataset, find_dataset, find_datasets, split
 from u2net3d.prep.cache import default_cache
 from u2net3d.spec import BANK_LEARNING_RATE, STEPS_PER_DOMAIN, ModelSpec, TrainSpec
 from u2net3d.train.add_domain import add_domain as add
-from u2net3d.train.folds import each_fold
+from u2net3d.train.folds import each_fold, require_folds
 from u2net3d.train.roles import Result
 from u2net3d.train.run import Request, train_model
 from u2net3d.train.update_domain import Update
@@ -59,6 +60,7 @@ def train(names: list[str], data: Path, options: Options) -> None:
         _report(request.model, request.model / "runs" / "train", result, manifest)
 
     if folds:
+        _require_sides(datasets, folds)
         each_fold(folds, "train", request, say, one)
         return
     if known := store.read_folds(options.model):
@@ -70,8 +72,14 @@ def train(names: list[str], data: Path, options: Options) -> None:
 def add_domain(name: str, data: Path, patients: int | None, init: str, options: Options) -> None:
     """Adds a domain to a model, or to each of its folds; says that the others did not change."""
     known = store.read_folds(options.model)
-    if not known:
-        store.read_manifest(options.model)
+    if known and options.fold == "0":
+        folds = list(known.folds)
+    elif known:
+        folds = folds_of(options.fold)
+        require_folds(options.model, folds)
+    else:
+        folds = []
+        _require_one_fold(options)
     request = _request(options, TrainSpec(learning_rate=BANK_LEARNING_RATE))
     dataset = find_dataset(data, name)
 
@@ -81,15 +89,16 @@ def add_domain(name: str, data: Path, patients: int | None, init: str, options: 
         _report(request.model, request.model / "runs" / f"add-{dataset.domain}", result, manifest)
         say(f"trunk {manifest.trunk_id[:12]} and every other domain: not a byte changed")
 
-    if known:
-        each_fold(known.folds, f"add-{dataset.domain}", request, say, one)
+    if folds:
+        _require_sides([dataset], folds)
+        each_fold(folds, f"add-{dataset.domain}", request, say, one)
     else:
         one(request)
 
 
 def update_domain(name: str, data: Path, init: str | None, force: bool, options: Options) -> None:
     """Trains a domain further, or anew, and replaces its bank; the others do not change."""
-    store.read_manifest(options.model)
+    _require_one_fold(options)
     further = TrainSpec(balanced_share=0)  # it has left the background long ago
     anew = TrainSpec(learning_rate=BANK_LEARNING_RATE)
     request = _request(options, further if init is None else anew)
@@ -99,6 +108,20 @@ def update_domain(name: str, data: Path, init: str | None, force: bool, options:
         result, manifest = update_bank(update, request, watching, say, show_prepared)
     _report(options.model, options.model / "runs", result, manifest)
     say(f"replaced; `u2net3d rollback {dataset.domain}` brings the old bank back")
+
+
+def _require_one_fold(options: Options) -> None:
+    """Raises ModelError where there is no single model, UsageError for several folds of one."""
+    store.read_manifest(options.model)
+    if folds := folds_of(options.fold):
+        require_folds(options.model, folds)
+
+
+def _require_sides(datasets: Sequence[Dataset], folds: Sequence[int]) -> None:
+    """Raises UsageError for a fold there is not, before the first one takes its hours."""
+    for dataset in datasets:
+        for fold in folds:
+            split(dataset, fold)
 
 
 def seconds_of(text: str) -> float:

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import TracebackType
 
 from u2net3d import files
-from u2net3d.errors import DataError
+from u2net3d.errors import DataError, DiskError
 
 HEARTBEAT_S = 15.0
 LEASE_S = 180.0  # NFS may show a file's time a minute late
@@ -124,7 +124,7 @@ class Watch:
     def acquire(self, path: Path) -> Lock | None:
         """The lock at `path`, or None while another run that may be alive holds it.
 
-        Raises DataError where no file can be made there.
+        Raises DiskError where no file can be made there, DataError where a folder stands.
         """
         mine = json.dumps(asdict(Holder.of_this_process())).encode()
         if _create(path, mine):
@@ -196,9 +196,9 @@ def _replace(path: Path, content: bytes) -> None:
         raise _unwritable(path, error) from error
 
 
-def _unwritable(path: Path, error: OSError) -> DataError:
+def _unwritable(path: Path, error: OSError) -> DiskError:
     what = f"cannot be made ({error.strerror or error})"
-    return DataError(path, what, "make room, or choose a place that you may write to")
+    return DiskError(path, what, "make room, or choose a place that you may write to")
 
 
 def _content_of(path: Path) -> bytes | None:

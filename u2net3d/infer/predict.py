@@ -117,8 +117,8 @@ class Model:
         self._specs[name] = store.add_bank(self._net, path, said, tensors)
         self._net.bank(name).to(self._device)
         self._net.eval()
-        cleaned = tuple(said.card.get("largest_component", ()))
-        self._origins[name] = Origin(trunk_id, files.sha256_file(path), cleaned)
+        origin = Origin(trunk_id, files.sha256_file(path), said.largest_component)
+        self._origins[name] = origin
         return name
 
     def predict(
@@ -224,8 +224,7 @@ def _origins(folder: Path) -> dict[str, Origin]:
     for name, record in store.read_domains(folder).items():
         listed = manifest.domains.get(name)
         sha256 = listed.sha256 if listed else files.sha256_file(record.path)
-        cleaned = record.said.card.get("largest_component", ())
-        origins[name] = Origin(manifest.trunk_id, sha256, tuple(cleaned))
+        origins[name] = Origin(manifest.trunk_id, sha256, record.said.largest_component)
     return origins
 
 

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from u2net3d import files
+from u2net3d.errors import DiskError
 from u2net3d.infer.jobs import Job
 from u2net3d.infer.locks import Lock
 from u2net3d.infer.sidecar import Record, write_record
@@ -50,7 +51,10 @@ def put(job: Job, record: Record, writers: Mapping[str, Writer], lock: Lock) -> 
         made = {}
         for kind, write in writers.items():
             temporary = stack.enter_context(files.replacing(job.place(kind)))
-            write(temporary)
+            try:
+                write(temporary)
+            except DiskError as error:  # it names the file beside the place
+                raise DiskError(job.place(kind), error.what, error.mend) from error
             made[kind] = files.sha256_file(temporary)
         whole = record.model_copy(update={"outputs": {**record.outputs, **made}})
         write_record(stack.enter_context(files.replacing(job.sidecar)), whole)

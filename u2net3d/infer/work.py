@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from u2net3d.errors import DataError, U2Net3dError, UsageError, is_out_of_memory
+from u2net3d.errors import DataError, DiskError, U2Net3dError, UsageError, is_out_of_memory
 from u2net3d.infer.jobs import LABEL, PREVIEW, PROBABILITIES, Job
 from u2net3d.infer.locks import Lock, Watch
 from u2net3d.infer.predict import Answer, Model, Options
@@ -76,6 +76,7 @@ def run_jobs(
 ) -> Iterator[Outcome]:
     """Every case once, also where several runs share the output folder; cases of others come last.
 
+    A disk that cannot be written ends the iteration: no case after it would fare better.
     stopped: asked before each case, True ends the iteration; waits: called once for a case that
     another run, named in words, is still at, when nothing else is left to do.
     """
@@ -91,6 +92,8 @@ def run_jobs(
                 others.append(job)
             else:
                 yield outcome
+                if isinstance(outcome.error, DiskError):
+                    return
         if len(others) == len(left):
             for job in others:
                 if job.lock not in told:

@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 
 from u2net3d.errors import DataError, UsageError
-from u2net3d.io import read_image, read_label, require_same_grid
+from u2net3d.files import sha256_file
+from u2net3d.io import parts, read_image, read_label, require_same_grid
 from u2net3d.io.description import FILE_NAME, channels_of, labels_of, read_description
 from u2net3d.io.listing import Case, cases_of
 from u2net3d.io.nifti import Source
@@ -34,6 +35,7 @@ __all__ = [
     "read_folds",
     "require_channels",
     "require_known_values",
+    "source_hashes",
     "split",
 ]
 
@@ -156,6 +158,12 @@ def read_case(dataset: Dataset, case: Case) -> LoadedCase:
     require_same_grid(label, label_source, image, source)
     require_known_values(dataset, case.label, label)
     return LoadedCase(image, label, source)
+
+
+def source_hashes(case: Case) -> list[str]:
+    """SHA-256 of every file that a case is made from, those of the voxels behind a header too."""
+    sources = [*case.images, *([case.label] if case.label else [])]
+    return [sha256_file(part) for path in sources for part in parts(path)]
 
 
 def require_channels(image: Volume, path: Path, channels: tuple[str, ...]) -> None:
@@ -284,4 +292,4 @@ def _no_fold(fold: int, count: int) -> UsageError:
 
 
 def _hash(patient: str) -> str:
-    return hashlib.sha256(patient.encode()).hexdigest()
+    return hashlib.sha256(patient.encode(errors="surrogateescape")).hexdigest()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from u2net3d.errors import DataError
+from u2net3d.errors import DataError, one_line
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,7 @@ class Finding:
     mend: str
 
     def __str__(self) -> str:
-        line = f"{self.kind}: {self.where}: {self.what} — {self.mend}"
-        # names of files may hold anything, line breaks and the codes of terminals too
-        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+        return one_line(f"{self.kind}: {self.where}: {self.what} — {self.mend}")
 
 
 def fault(where: str | Path, what: str, mend: str) -> Finding:

@@ -18,7 +18,7 @@ import numpy as np
 
 from u2net3d.errors import DiskError
 from u2net3d.files import sha256_file, sha256_json, sweep, temporary_beside, write_json
-from u2net3d.io.dataset import Case, Dataset, read_case
+from u2net3d.io.dataset import Case, Dataset, read_case, source_hashes
 from u2net3d.prep.fingerprint import Progress, seeded, silent
 from u2net3d.prep.pipeline import prepare, prepare_label
 from u2net3d.spec import Plan
@@ -96,11 +96,10 @@ def _key(dataset: Dataset, case: Case, plan: Plan) -> str:
 
     Batch, patch and topology are left out: they do not touch the voxels.
     """
-    sources = [*case.images, *([case.label] if case.label else [])]
     return sha256_json(
         {
             "version": VERSION,
-            "sources": [sha256_file(path) for path in sources],
+            "sources": source_hashes(case),
             "case": case.name,
             "channels": len(dataset.channels),
             "labels": len(dataset.labels),

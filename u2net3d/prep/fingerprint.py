@@ -140,7 +140,7 @@ def reading(name: str, loaded: LoadedCase, dataset: Dataset) -> Reading:
 
 def seeded(*words: object) -> np.random.Generator:
     """Random numbers that depend on these words alone, on every machine."""
-    digest = hashlib.sha256("/".join(map(str, words)).encode()).digest()
+    digest = hashlib.sha256("/".join(map(str, words)).encode(errors="surrogateescape")).digest()
     return np.random.default_rng(int.from_bytes(digest[:8]))
 
 

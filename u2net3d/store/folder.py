@@ -141,6 +141,24 @@ def add_bank(
     return said.domain
 
 
+def not_of_training(folder: Path) -> list[str]:
+    """Names of the listed domains whose file is none that a training of the trunk wrote.
+
+    They were added, imported or trained again since. None where the ledger cannot be had.
+    """
+    try:
+        known = ledger.read(folder)
+    except ModelError:
+        known = None
+    if known is None:
+        return []
+    # a ledger that began later: what it found may be of a training
+    lines = [line for line in known.lines if line.event in ("train", "found")]
+    trained = {(name, said.file_sha256) for line in lines for name, said in line.domains.items()}
+    listed = read_manifest(folder).domains
+    return [name for name, entry in listed.items() if (name, entry.sha256) not in trained]
+
+
 def require_domain(records: Mapping[str, DomainRecord], name: str, folder: Path) -> DomainRecord:
     """The record of a domain. Raises UsageError that names the nearest one there is."""
     if name in records:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
 
 from u2net3d import files
 from u2net3d.errors import ModelError
@@ -46,6 +46,18 @@ class DomainFile(Frozen):
     domain: DomainSpec
     card: dict[str, Any] = Field(default_factory=dict)
     content_id: str = ""
+
+    @model_validator(mode="after")
+    def _known_labels(self) -> DomainFile:
+        said = self.card.get("largest_component", [])
+        if not isinstance(said, list | tuple) or any(n not in self.domain.labels[1:] for n in said):
+            raise ValueError("largest_component of its card is no list of its labels")
+        return self
+
+    @property
+    def largest_component(self) -> tuple[str, ...]:
+        """Names of the labels of which only the largest component is to be kept."""
+        return tuple(self.card.get("largest_component", ()))
 
     def identified(self, tensors: Mapping[str, Tensor]) -> DomainFile:
         """The same with the `content_id` that goes with `tensors`."""
@@ -168,8 +180,9 @@ def _parsed(path: Path, content: bytes, kind: type[Said]) -> Said:
             raise ModelError(path, what, "update u2net3d")
         return kind.model_validate(said)
     except (ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError) as error:
-        noun = wanted.removeprefix("u2net3d-")
-        raise ModelError(path, f"is no {noun} file of u2net3d", _COPY) from error
+        why = f" ({error.errors()[0]['msg']})" if isinstance(error, ValidationError) else ""
+        what = f"is no {wanted.removeprefix('u2net3d-')} file of u2net3d{why}"
+        raise ModelError(path, what, _COPY) from error
 
 
 def _own_json(content: bytes) -> dict[str, Any]:

@@ -21,9 +21,11 @@ def each_fold(
     have finished are left out, one that was begun is taken up, the others begin. Raises UsageError
     where the folder holds a single model, or other folds.
     """
-    _require_folds(request.model, folds)
+    require_folds(request.model, folds)
     files.require_writable(request.model, "--model")
     if request.overwrite and not request.resume:
+        if work == "train":  # what was added to the old trunks goes with them
+            store.write_folds(request.model, store.Folds(folds=tuple(folds)))
         _mark(request.model, folds, work, ())
         for fold in folds:  # lest a later --resume takes up what was to be overwritten
             checkpoint.clear(store.fold_folder(request.model, fold) / "runs" / work)
@@ -49,7 +51,8 @@ def each_fold(
         _mark(request.model, folds, work, (*done, fold))
 
 
-def _require_folds(model: Path, folds: Sequence[int]) -> None:
+def require_folds(model: Path, folds: Sequence[int]) -> None:
+    """Raises UsageError where `model` holds a single model, or other folds."""
     if (model / store.MANIFEST).exists():
         mend = "name another --model for the folds"
         raise UsageError("--fold", f"{model} holds a single model", mend)

@@ -14,7 +14,7 @@ import torch
 
 from u2net3d import files, store
 from u2net3d.errors import UsageError
-from u2net3d.io.dataset import Case, Dataset, Split, split
+from u2net3d.io.dataset import Dataset, Split, source_hashes, split
 from u2net3d.models.banks import BankShape
 from u2net3d.models.universal import UniversalNet
 from u2net3d.patches.loader import DomainLoader
@@ -152,7 +152,9 @@ def require_free(model: Path, folder: Path, request: Request, domains: Sequence[
     holds_model = (model / store.MANIFEST).exists() and folder.name == "train"
     if request.resume:
         checkpoint.require(folder)
-        later = set(store.read_domains(model)) - set(domains) if holds_model else set()
+        later = set[str]()
+        if holds_model:
+            later = {*(set(store.read_domains(model)) - {*domains}), *store.not_of_training(model)}
         if later:
             what = f"{', '.join(sorted(later))} stands on the trunk that would be trained on"
             raise UsageError("--resume", what, "begin anew in another --model")
@@ -188,13 +190,8 @@ def _contents(learner: Learner) -> list[dict[str, str]]:
     """name -> hash of the content, of the cases to learn from and of those to judge by."""
     return [
         {case.name: case.content for case in learner.loader.cases},
-        {case.name: _content_of(case) for case in learner.validation},
+        {case.name: files.sha256_json(source_hashes(case)) for case in learner.validation},
     ]
-
-
-def _content_of(case: Case) -> str:
-    sources = [*case.images, *([case.label] if case.label else [])]
-    return files.sha256_json([files.sha256_file(path) for path in sources])
 
 
 def begin(
