@@ -1,8 +1,8 @@
 """docs/reliability.md: what goes wrong and what the user gets, from the tests' tables of faults.
 
 tests/io/faults.py makes bad files: each is made and read here, and its own error line is written
-down. Every other tests/*/faults.py holds CHAPTERS: title -> rows of (fault, how it is made, what
-the user gets).
+down. Every other tests/*/faults.py holds CHAPTERS: title -> rows of (fault, the tests that make it,
+what the user gets).
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ def document() -> str:
     for path in sorted(ROOT.glob("tests/*/faults.py")):
         if path != FILES:
             for title, found in runpy.run_path(str(path))["CHAPTERS"].items():
-                parts += [f"## {title}", "", *rows(found)]
+                parts += [f"## {title}", "", *rows(found, "held by")]
     return "\n".join(parts).rstrip() + "\n"
 
 
-def rows(found: Any) -> Iterator[str]:
+def rows(found: Any, second: str = "made by") -> Iterator[str]:
     """A table of three columns, and an empty line."""
-    yield "| fault | made by | the user gets |"
+    yield f"| fault | {second} | the user gets |"
     yield "|---|---|---|"
     for kind, made, gets in found:
         yield f"| {kind} | {made} | {gets} |"
