@@ -60,7 +60,7 @@ Patients stay on the side of the split on which they were seen. The new bank is 
 worse on the same validation cases, or with `--force`. See [add a domain](add-a-domain.md#update).
 """,
     "rollback": """\
-A second `rollback` goes forward again. A removed domain comes back too.
+After `update-domain` a second `rollback` goes forward again. A removed domain comes back too.
 """,
     "export-domain": """\
 `--half` writes float16 and states what that changes: the rounding of the weights and, on an image

@@ -29,7 +29,7 @@ def rollback(name: str, to: str | None, model: Path) -> None:
     """Brings an earlier version of a domain back."""
     name = domain_name(name)
     sha256 = domains.rollback(model, name, to)
-    say(f"{name} is version {sha256[:12]} again; `u2net3d rollback {name}` undoes this")
+    say(f"{name} is version {sha256[:12]} again")
 
 
 def export(name: str, output: Path, half: bool, images: list[Path], model: Path) -> None:
