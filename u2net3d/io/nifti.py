@@ -175,11 +175,16 @@ def write_label(path: Path, label: Array, source: Source) -> None:
     Whole or not at all; the same label gives the same bytes. Raises UsageError for another suffix,
     DataError where the file cannot be written.
     """
-    import nibabel as nib
-
     if not path.name.lower().endswith(NIFTI_SUFFIXES):
         raise UsageError(path, "labels are written as NIfTI", "end the name in .nii.gz or .nii")
     image = to_nibabel(label, source)
+    save(path, image)
+
+
+def save(path: Path, image: Any) -> None:
+    """Writes a nibabel image, whole or not at all. Raises DataError where it cannot be written."""
+    import nibabel as nib
+
     try:
         with files.replacing(path) as temporary:
             nib.save(image, temporary)

@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from u2net3d import files
-from u2net3d.errors import DataError
-from u2net3d.io.nifti import Source
+from u2net3d.io.nifti import Source, save
 from u2net3d.volume import Array
 
 STEP = 1 / np.iinfo(np.uint16).max  # of a stored number
@@ -32,14 +30,7 @@ def write_probabilities(path: Path, shares: Array, source: Source) -> None:
     nifti2 = isinstance(header, nib.Nifti2Header)
     image = (nib.Nifti2Image if nifti2 else nib.Nifti1Image)(stored, source.affine, header)
     image.header.set_slope_inter(STEP, 0)  # given outright, it is written beside the raw numbers
-    try:
-        with files.replacing(path) as temporary:
-            nib.save(image, temporary)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DataError(
-            path, f"cannot be written ({reason})", "make room or choose a place"
-        ) from error
+    save(path, image)
 
 
 def _header(source: Source, shape: tuple[int, ...]) -> Any:
