@@ -65,16 +65,17 @@ def test_a_folder_that_no_demo_made_is_not_emptied(tmp_path):
 
 
 @pytest.mark.usefixtures("scripts")
-def test_equal_folders_are_told_from_folders_that_differ_in_one_byte(tmp_path):
-    from demo import same_files
+def test_labels_that_differ_in_one_byte_are_seen_and_records_of_time_do_not_count(tmp_path):
+    from demo import same_labels
 
-    for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+    for name, content, seconds in (("a", b"1", "0.1"), ("b", b"1", "0.2"), ("c", b"2", "0.1")):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "x.nii").write_bytes(content)
-    assert same_files(tmp_path / "a", tmp_path / "b")
-    assert not same_files(tmp_path / "a", tmp_path / "c")
-    (tmp_path / "b" / "y.nii").write_bytes(b"")
-    assert not same_files(tmp_path / "a", tmp_path / "b")
+        (tmp_path / name / "x.nii.gz").write_bytes(content)
+        (tmp_path / name / "x.json").write_text(seconds)  # written beside each label by predict
+    assert same_labels(tmp_path / "a", tmp_path / "b")
+    assert not same_labels(tmp_path / "a", tmp_path / "c")
+    (tmp_path / "b" / "y.nii.gz").write_bytes(b"")
+    assert not same_labels(tmp_path / "a", tmp_path / "b")
 
 
 @pytest.mark.usefixtures("scripts")
