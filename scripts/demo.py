@@ -177,7 +177,7 @@ def draw(name: str, tests: Path, scores: dict, out: Path) -> None:
 
 
 def same_labels(one: Path, other: Path) -> bool:
-    """Whether two folders hold the same label files, byte for byte; records of time do not count."""
+    """Whether two folders hold the same label files; the records beside them tell the time."""
     names = sorted(path.name for path in one.glob("*.nii*"))
     return names == sorted(path.name for path in other.glob("*.nii*")) and all(
         (one / name).read_bytes() == (other / name).read_bytes() for name in names
