@@ -121,12 +121,38 @@ class DomainSpec(Frozen):
         return self
 
 
+class Design(Frozen):
+    """How a network is put together; the defaults are the paper's.
+
+    first_stage: where the trunk begins. 0: at the full resolution; 1: one stage coarser, the stem
+    strides there and the last head is a transposed convolution back. coarse_up: the unit of a
+    decoder level that halves the channels works before the up-sampling, not behind it. residual:
+    the two units of an encoder stage are summed with what went in. inner_norm: norm and activation
+    between the depthwise and the pointwise half of a unit, too.
+    """
+
+    first_stage: Literal[0, 1] = 0
+    coarse_up: bool = False
+    residual: bool = True
+    inner_norm: bool = True
+
+
 class ModelSpec(Frozen):
-    """The trunk: how wide, how deep, and what its units are made of."""
+    """The trunk: how wide, how deep, and how it is put together."""
 
     preset: str = "paper"
     base_channels: int = Field(default=16, ge=1)
     stages: int = Field(default=6, ge=2)
+    design: Design = Design()
+
+
+PRESETS: dict[str, ModelSpec] = {
+    "base": ModelSpec(
+        preset="base", design=Design(first_stage=1, coarse_up=True, inner_norm=False)
+    ),
+    "paper": ModelSpec(),
+}
+DEFAULT_PRESET = "base"
 
 
 class TrainSpec(Frozen):

@@ -7,7 +7,6 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from u2net3d.models.banks import BankShape
 from u2net3d.models.units import Head, Pointwise, Stem, UnitBank
@@ -114,18 +113,6 @@ def test_thick_slices_and_odd_sizes_come_back_in_their_own_size(shape):
 def test_odd_sizes_come_back_in_their_own_size(shape):
     net = small(isotropic(4)).eval()
     assert tuple(net(image(shape), "a")[0].shape[2:]) == shape
-
-
-def test_upsampling_repeats_voxels_and_crops_to_the_skip():
-    from u2net3d.models.universal import _nearest_up
-
-    coarse = torch.tensor([1.0, 2.0, 3.0]).reshape(1, 1, 1, 1, 3)
-    fine = _nearest_up(coarse, (1, 2, 2), torch.empty(1, 9, 1, 1, 5))
-    assert fine.flatten().tolist() == [1, 1, 2, 2, 3]
-    x = image((2, 3, 4), channels=5, batch=2)
-    fine = _nearest_up(x, HALF, torch.empty(1, 1, 4, 6, 8))
-    assert torch.equal(fine, F.interpolate(x, scale_factor=2, mode="nearest"))
-    assert fine.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def test_a_sample_is_answered_alike_alone_and_in_a_batch():

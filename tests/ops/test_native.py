@@ -7,6 +7,7 @@ import torch
 
 from u2net3d.ops import native
 from u2net3d.ops.memory import keep_freed_memory
+from u2net3d.ops.pending import Features
 
 
 def test_without_a_library_nothing_is_usable(monkeypatch):
@@ -14,7 +15,7 @@ def test_without_a_library_nothing_is_usable(monkeypatch):
     x = torch.zeros(1, 5, 2, 2, 2)
     assert not native.usable(x)
     with pytest.raises(RuntimeError, match="not built"):
-        native.norm_forward(x, torch.ones(5), torch.zeros(5), 1e-5, 0.01)
+        native.sum_forward([Features(x, None)], 0.01)
 
 
 def test_a_library_of_another_machine_is_passed_over(monkeypatch, tmp_path):

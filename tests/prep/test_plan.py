@@ -7,7 +7,7 @@ import pytest
 from u2net3d.io.dataset import find_dataset
 from u2net3d.prep.fingerprint import CaseFacts, Fingerprint, Intensities
 from u2net3d.prep.plan import domain_spec, expected_memory_bytes, make_plan, topology
-from u2net3d.spec import CtNormalisation, ZScoreNormalisation
+from u2net3d.spec import PRESETS, CtNormalisation, ModelSpec, ZScoreNormalisation
 
 HU = Intensities(mean=90, std=20, minimum=-50, maximum=300, percentile_00_5=10, percentile_99_5=180)
 MM = (1.0, 1.0, 1.0)
@@ -141,11 +141,12 @@ def test_a_crop_of_a_quarter_makes_the_zscore_nonzero_only(kept, nonzero_only):
 
 def test_expected_memory_grows_with_the_batch_and_the_width():
     plan = make_plan(facts(*[((36, 50, 36), MM)] * 130), max_stages=6)
-    usual = expected_memory_bytes(plan, base_channels=16, channels=1, classes=3)
+    usual = expected_memory_bytes(plan, ModelSpec(), channels=1, classes=3)
     twice = plan.model_copy(update={"batch_size": 2 * plan.batch_size})
     assert 1e9 < usual < 3e9
-    assert expected_memory_bytes(twice, base_channels=16, channels=1, classes=3) > usual
-    assert expected_memory_bytes(plan, base_channels=32, channels=1, classes=3) > usual
+    assert expected_memory_bytes(twice, ModelSpec(), channels=1, classes=3) > usual
+    assert expected_memory_bytes(plan, ModelSpec(base_channels=32), channels=1, classes=3) > usual
+    assert expected_memory_bytes(plan, PRESETS["base"], channels=1, classes=3) < usual
 
 
 def test_a_domain_spec_holds_what_its_training_cases_say(tmp_path, make_dataset):

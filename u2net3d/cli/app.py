@@ -60,6 +60,7 @@ def train(
     domains: Annotated[str, typer.Option("--domains", help="Names, or name=PATH, with commas.")],
     data: Data = DATA,
     model: ModelFolder = MODEL,
+    preset: Annotated[str, typer.Option("--preset", help="The network: base or paper.")] = "base",
     steps: Steps = None,
     time: Time = None,
     fold: Fold = "0",
@@ -75,6 +76,7 @@ def train(
     training.train(
         domains.split(","),
         data,
+        preset,
         training.Options(model, steps, time, fold, device, resume, overwrite, seed, cache),
     )
 

@@ -62,10 +62,10 @@ def _expected(checked: Checked, cache: Path) -> tuple[Estimate | None, list[Find
     say(f"{checked.dataset.domain}: measuring a training step")
     from u2net3d.infer.predict import choose_device
     from u2net3d.prep.plan import spec_of
-    from u2net3d.spec import ModelSpec
+    from u2net3d.spec import DEFAULT_PRESET, PRESETS
     from u2net3d.train.estimate import estimate
 
-    dataset, stages = checked.dataset, ModelSpec().stages
+    dataset, stages = checked.dataset, PRESETS[DEFAULT_PRESET].stages
     spec = spec_of(dataset, checked.training, stages)
     judged = len(dataset.cases) - len(checked.training.cases)
     device = choose_device("auto")

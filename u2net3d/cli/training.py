@@ -17,7 +17,7 @@ from u2net3d.errors import UsageError
 from u2net3d.infer.predict import choose_device
 from u2net3d.io.dataset import Dataset, find_dataset, find_datasets, split
 from u2net3d.prep.cache import default_cache
-from u2net3d.spec import BANK_LEARNING_RATE, STEPS_PER_DOMAIN, ModelSpec, TrainSpec
+from u2net3d.spec import BANK_LEARNING_RATE, PRESETS, STEPS_PER_DOMAIN, TrainSpec
 from u2net3d.train.add_domain import add_domain as add
 from u2net3d.train.folds import each_fold, require_folds
 from u2net3d.train.roles import Result
@@ -44,10 +44,14 @@ class Options:
     cache: Path | None
 
 
-def train(names: list[str], data: Path, options: Options) -> None:
+def train(names: list[str], data: Path, preset: str, options: Options) -> None:
     """Trains a new model, or one per fold, and says where it is."""
     if not all(name.strip() for name in names):
         raise UsageError("--domains", f"'{','.join(names)}' holds an empty name", "write a,b,c")
+    if preset not in PRESETS:
+        raise UsageError(
+            "--preset", f"there is no preset '{preset}'", f"use {' or '.join(PRESETS)}"
+        )
     folds = folds_of(options.fold)
     request = _request(options, TrainSpec(steps=STEPS_PER_DOMAIN * len(names)))
     datasets = find_datasets(data, names)
@@ -55,7 +59,7 @@ def train(names: list[str], data: Path, options: Options) -> None:
     def one(request: Request) -> None:
         with listener([dataset.domain for dataset in datasets]) as watching:
             result, manifest = train_model(
-                datasets, ModelSpec(), request, watching, say, show_prepared
+                datasets, PRESETS[preset], request, watching, say, show_prepared
             )
         _report(request.model, request.model / "runs" / "train", result, manifest)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from u2net3d.models.units import Head, Stem, UnitBank
-from u2net3d.spec import DomainSpec
+from u2net3d.spec import Design, DomainSpec
 from u2net3d.volume import Triple
 
 
@@ -41,30 +42,41 @@ class BankShape(BaseModel):
 class Bank(nn.Module):
     """Stem, depthwise kernels, norms and heads of one domain, laid out as the trunk's stages.
 
-    encoder[i] holds the two units of stage i, down[i] the strided unit from stage i to i + 1;
-    up[i] the unit from stage i + 1 to i, decoder[i] the two units of stage i, heads[i] its head.
+    With f the design's first stage, encoder[i] holds the two units of stage f + i, down[i] the
+    strided unit from there to stage f + i + 1, up[i] the unit back, decoder[i] the two units and
+    heads[i] the head of stage f + i. Raises ValueError for fewer stages than f + 1.
     """
 
-    def __init__(self, shape: BankShape, base_channels: int) -> None:
+    def __init__(self, shape: BankShape, base_channels: int, design: Design | None = None) -> None:
         super().__init__()
+        design = design or Design()
+        first = design.first_stage
+        if shape.stages <= first:
+            raise ValueError(f"{shape.stages} stages asked of a trunk that begins at stage {first}")
         self.shape = shape
-        width = [base_channels * 2**stage for stage in range(shape.stages)]
+        width = [base_channels * 2**stage for stage in range(first, shape.stages)]
+        kernels, strides = shape.kernels[first:], shape.strides[first:]
         levels = list(enumerate(pairwise(width)))  # (i, (channels of i, channels of i + 1))
-        kernels, strides = shape.kernels, shape.strides
-        self.stem = Stem(shape.channels, base_channels, kernels[0])
+        entry = (1, 1, 1) if first == 0 else strides[0]
+        up_kernels = kernels[1:] if design.coarse_up else kernels
+        unit = partial(UnitBank, inner_norm=design.inner_norm)
+        self.stem = Stem(shape.channels, width[0], shape.kernels[0], entry)
         self.encoder = nn.ModuleList(
-            nn.ModuleList([UnitBank(c, c, kernel), UnitBank(c, c, kernel)])
+            nn.ModuleList([unit(c, c, kernel), unit(c, c, kernel)])
             for c, kernel in zip(width, kernels, strict=True)
         )
         self.down = nn.ModuleList(
-            UnitBank(fine, coarse, kernels[i + 1], strides[i + 1]) for i, (fine, coarse) in levels
+            unit(fine, coarse, kernels[i + 1], strides[i + 1]) for i, (fine, coarse) in levels
         )
-        self.up = nn.ModuleList(UnitBank(coarse, fine, kernels[i]) for i, (fine, coarse) in levels)
+        self.up = nn.ModuleList(unit(coarse, fine, up_kernels[i]) for i, (fine, coarse) in levels)
         self.decoder = nn.ModuleList(
-            nn.ModuleList([UnitBank(2 * c, c, kernels[i]), UnitBank(c, c, kernels[i])])
+            nn.ModuleList([unit(2 * c, c, kernels[i]), unit(c, c, kernels[i])])
             for i, (c, _) in levels
         )
-        self.heads = nn.ModuleList(Head(c, shape.classes) for _, (c, _) in levels)
+        self.heads = nn.ModuleList(
+            Head(c, shape.classes, (1, 1, 1) if i else entry)
+            for i, c in enumerate(width[: max(1, len(levels))])
+        )
 
     def adapters(self) -> int:
         """Weights of the bank without stem and heads, found by type."""

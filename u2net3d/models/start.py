@@ -52,10 +52,12 @@ def copy_ends(bank: Bank, spec: DomainSpec, other: Bank, other_spec: DomainSpec)
     for head, source in zip(bank.heads, other.heads, strict=False):  # both begin with the finest
         assert isinstance(head, Head)
         assert isinstance(source, Head)
+        if head.weight.shape[1:] != source.weight.shape[1:]:  # another stride
+            continue
         for to, from_ in [(0, 0), *((a, b) for a, b in rows if a)]:
             head.weight[to] = source.weight[from_]
             head.bias[to] = source.bias[from_]
-            taken += head.weight.shape[1] + 1
+            taken += head.weight[to].numel() + 1
     return taken
 
 

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from u2net3d.models.banks import Bank, BankShape
 from u2net3d.models.units import LINEAR, SLOPE, Pointwise, UnitBank
+from u2net3d.ops import layers
+from u2net3d.ops.pending import Features
+from u2net3d.spec import Design, ModelSpec
 
 
 class Trunk(nn.Module):
     """The shared weights: a pointwise matrix for every unit of `Bank`, in the same layout."""
 
-    def __init__(self, base_channels: int, stages: int) -> None:
+    def __init__(self, base_channels: int, stages: int, design: Design) -> None:
         super().__init__()
-        width = [base_channels * 2**stage for stage in range(stages)]
+        width = [base_channels * 2**stage for stage in range(design.first_stage, stages)]
         levels = list(pairwise(width))
         self.encoder = nn.ModuleList(
             nn.ModuleList([Pointwise(c, c), Pointwise(c, c)]) for c in width
@@ -36,11 +37,18 @@ class Trunk(nn.Module):
 class UniversalNet(nn.Module):
     """One network for many domains; a domain's bank chooses how deep it runs through the trunk."""
 
-    def __init__(self, base_channels: int = 16, stages: int = 6) -> None:
+    def __init__(
+        self, base_channels: int = 16, stages: int = 6, design: Design | None = None
+    ) -> None:
         super().__init__()
-        self.base_channels, self.stages = base_channels, stages
-        self.trunk = Trunk(base_channels, stages)
+        self.base_channels, self.stages, self.design = base_channels, stages, design or Design()
+        self.trunk = Trunk(base_channels, stages, self.design)
         self.banks = nn.ModuleDict()
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> UniversalNet:
+        """The network of a model, without a bank yet."""
+        return cls(spec.base_channels, spec.stages, spec.design)
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -56,13 +64,14 @@ class UniversalNet(nn.Module):
     def add_bank(self, domain: str, shape: BankShape) -> Bank:
         """Gives a new domain a fresh bank, drawn from torch's generator; the rest stays as it is.
 
-        Raises ValueError for a name that is there already and for a bank deeper than the trunk.
+        Raises ValueError for a name that is there already, and for a bank that is deeper than the
+        trunk or ends before it begins.
         """
         if domain in self.banks:
             raise ValueError(f"domain {domain} has a bank already")
         if shape.stages > self.stages:
             raise ValueError(f"{shape.stages} stages asked of a trunk of {self.stages}")
-        bank = Bank(shape, self.base_channels)
+        bank = Bank(shape, self.base_channels, self.design)
         bank.train(self.training)
         self.banks[domain] = bank
         return bank
@@ -75,34 +84,49 @@ class UniversalNet(nn.Module):
     def forward(self, x: Tensor, domain: str) -> list[Tensor]:
         """Logits (B, classes, D, H, W) of a batch (B, C, D, H, W), full resolution first.
 
-        In `train()` one entry per decoder level, each half as fine as the one before along the
-        axes that were strided; in `eval()` the first alone.
+        In `train()` one entry per decoder level, from the second on each half as fine as the one
+        before along the axes that were strided; in `eval()` the first alone.
         """
-        bank = self.bank(domain)
-        last = bank.shape.stages - 1
-        skips: list[Tensor] = []
-        x = bank.stem(x)
-        for stage in range(last + 1):
-            if stage:
-                x = bank.down[stage - 1](x, self.trunk.down[stage - 1])
-            x = _residual(x, bank.encoder[stage], self.trunk.encoder[stage])
-            skips.append(x)
+        bank, trunk = self.bank(domain), self.trunk
+        skips: list[Features] = []
+        features = bank.stem(x)
+        for i, units in enumerate(bank.encoder):
+            if i:
+                features = bank.down[i - 1]([features], trunk.down[i - 1], _grid(features))
+            features = self._encode(features, units, trunk.encoder[i])
+            skips.append(features)
         outputs: list[Tensor] = []
-        for stage in reversed(range(last)):
-            x = _nearest_up(x, bank.shape.strides[stage + 1], skips[stage])
-            x = bank.up[stage](x, self.trunk.up[stage])
-            x = torch.cat([x, skips[stage]], 1)
-            for unit, pointwise in _pairs(bank.decoder[stage], self.trunk.decoder[stage]):
-                x = unit(x, pointwise)
-            if self.training or stage == 0:
-                outputs.append(bank.heads[stage](x))
-        return outputs[::-1]
+        for i in reversed(range(len(bank.decoder))):
+            features = self._decode(features, skips[i], bank, i)
+            if self.training or i == 0:
+                outputs.append(bank.heads[i](features, x.shape[2:]))
+        return outputs[::-1] or [bank.heads[0](features, x.shape[2:])]
+
+    def _encode(self, features: Features, units: nn.Module, pointwises: nn.Module) -> Features:
+        (first, first_shared), (second, second_shared) = _pairs(units, pointwises)
+        grid = _grid(features)
+        inner: Features = first([features], first_shared, grid)
+        slope = LINEAR if self.design.residual else SLOPE
+        outer: Features = second([inner], second_shared, grid, slope)
+        return layers.summed([outer, features], SLOPE) if self.design.residual else outer
+
+    def _decode(self, features: Features, skip: Features, bank: Bank, i: int) -> Features:
+        stride, grid = bank.shape.strides[self.design.first_stage + i + 1], _grid(skip)
+        if self.design.coarse_up:
+            features = bank.up[i]([features], self.trunk.up[i], _grid(features))
+            features = features._replace(up=stride)
+        else:
+            features = bank.up[i]([features._replace(up=stride)], self.trunk.up[i], grid)
+        sources = [features, skip]
+        for unit, pointwise in _pairs(bank.decoder[i], self.trunk.decoder[i]):
+            sources = [unit(sources, pointwise, grid)]
+        (features,) = sources
+        return features
 
 
-def _residual(x: Tensor, units: nn.Module, pointwises: nn.Module) -> Tensor:
-    (first, first_shared), (second, second_shared) = _pairs(units, pointwises)
-    inner = second(first(x, first_shared), second_shared, LINEAR)
-    return F.leaky_relu(inner + x, SLOPE)
+def _grid(features: Features) -> tuple[int, int, int]:
+    depth, height, width = features.x.shape[2:]
+    return depth, height, width
 
 
 def _pairs(units: nn.Module, pointwises: nn.Module) -> list[tuple[UnitBank, Pointwise]]:
@@ -114,17 +138,3 @@ def _pairs(units: nn.Module, pointwises: nn.Module) -> list[tuple[UnitBank, Poin
         assert isinstance(pointwise, Pointwise)
         pairs.append((unit, pointwise))
     return pairs
-
-
-def _nearest_up(x: Tensor, stride: tuple[int, int, int], like: Tensor) -> Tensor:
-    """Repeats every voxel `stride` times and crops to the skip, whose size may be odd.
-
-    Written as one expand over channels-last rows, so that the result is channels_last_3d.
-    """
-    d, h, w = stride
-    batch, channels, depth, height, width = x.shape
-    rows = x.permute(0, 2, 3, 4, 1)[:, :, None, :, None, :, None]
-    repeated = rows.expand(batch, depth, d, height, h, width, w, channels)
-    fine = repeated.reshape(batch, depth * d, height * h, width * w, channels)
-    fine = fine[:, : like.shape[2], : like.shape[3], : like.shape[4]]
-    return fine.permute(0, 4, 1, 2, 3)

@@ -20,6 +20,7 @@ from u2net3d.prep.resample import resampled_shape
 from u2net3d.spec import (
     CtNormalisation,
     DomainSpec,
+    ModelSpec,
     Normalisation,
     Plan,
     ZScoreNormalisation,
@@ -127,24 +128,32 @@ def topology(spacing_mm: TripleF, patch: Triple, max_stages: int) -> Topology:
     return Topology((d, h, w), kept.strides, kept.kernels)
 
 
-def expected_memory_bytes(plan: Plan, *, base_channels: int, channels: int, classes: int) -> int:
+def expected_memory_bytes(plan: Plan, model: ModelSpec, *, channels: int, classes: int) -> int:
     """Peak memory of one training step: what the separable net keeps for its backward pass.
 
-    In float32. A unit from a to b channels keeps its depthwise output and the normalised input of
-    the pointwise convolution (2a), its output and that normalised (2b). A stage of c channels: two
-    units and their sum on the way down (9c), the stem (2c) or the strided unit (3c) before them;
-    on the way up the enlarged input and its unit (2c + 6c), the concatenation and two units
-    (2c + 6c + 4c). At each output of the decoder the logits, their softmax and both gradients;
-    gradients in flight about 8 base channels; weights and optimiser are small change beside these.
+    In float32. A unit from a to b channels keeps the result of its depthwise half (a) and its own
+    (b). A stage of c channels: the stem (c) or the strided unit (c / 2 + c), two units (4c) and
+    their sum (c); on the way up the unit that halves 2c channels (3c, on the coarser or the finer
+    grid) and two units, the first of them on 2c (3c + 2c). At each output of the decoder the
+    logits, their softmax and both gradients; about 6 gradients of the finest stage in flight.
     """
+    first, design = model.design.first_stage, model.design
     voxels = plan.batch_size * prod(plan.patch_size)
-    floats = voxels * (channels + 8 * base_channels)
+    floats = voxels * (channels + 4 * classes)
+    finer = voxels
     for stage, stride in enumerate(plan.strides):
         voxels //= prod(stride)
-        width = base_channels * 2**stage
-        down = 9 + (2 if stage == 0 else 3)
-        is_last = stage == plan.stages - 1
-        floats += voxels * (down * width if is_last else (down + 20) * width + 4 * classes)
+        if stage < first:
+            continue
+        width = model.base_channels * 2**stage
+        entry = width if stage == first else 3 * width // 2
+        floats += voxels * (entry + (5 if design.residual else 4) * width)
+        if stage == first:
+            floats += voxels * 6 * width
+        else:  # the level of the decoder above: its up unit, then its own two on the finer grid
+            floats += (voxels if design.coarse_up else finer) * 3 * width // 2
+            floats += finer * (5 * width // 2 + 4 * classes)
+        finer = voxels
     return RUNTIME_BYTES + 4 * floats
 
 

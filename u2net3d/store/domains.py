@@ -187,7 +187,7 @@ def _require_fits(
 ) -> None:
     from u2net3d.models.universal import UniversalNet
 
-    net = UniversalNet(manifest.model.base_channels, manifest.model.stages)
+    net = UniversalNet.of(manifest.model)
     add_bank(net, path, said, tensors)
 
 

@@ -111,7 +111,7 @@ def load(
     if said.trunk_id != manifest.trunk_id:
         what = f"is trunk {said.trunk_id[:12]}, the manifest's is {manifest.trunk_id[:12]}"
         raise ModelError(path, what, "restore the folder from a copy")
-    net = UniversalNet(manifest.model.base_channels, manifest.model.stages)
+    net = UniversalNet.of(manifest.model)
     _fill(net.trunk, tensors, path)
     specs = {}
     for name in records if domains is None else domains:
@@ -134,7 +134,7 @@ def add_bank(
         what = f"asks for {shape.stages} stages, the trunk has {net.stages}"
         raise ModelError(path, what, "put it into a model with its own trunk")
     with torch.device("meta"):  # no memory: a file may ask for any size
-        expected = Bank(shape, net.base_channels).state_dict()
+        expected = Bank(shape, net.base_channels, net.design).state_dict()
     if {n: t.shape for n, t in expected.items()} != {n: t.shape for n, t in tensors.items()}:
         raise ModelError(path, "its tensors are not those of its plan", "get the file again")
     _fill(net.add_bank(said.domain.name, shape), tensors, path)

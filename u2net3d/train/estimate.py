@@ -18,7 +18,15 @@ from u2net3d.ops.memory import keep_freed_memory
 from u2net3d.prep.check import cache_bytes, prepared_shapes
 from u2net3d.prep.fingerprint import Fingerprint
 from u2net3d.prep.plan import RUNTIME_BYTES, expected_memory_bytes
-from u2net3d.spec import STEPS_PER_DOMAIN, DomainSpec, Frozen, ModelSpec, TrainSpec
+from u2net3d.spec import (
+    DEFAULT_PRESET,
+    PRESETS,
+    STEPS_PER_DOMAIN,
+    DomainSpec,
+    Frozen,
+    ModelSpec,
+    TrainSpec,
+)
 from u2net3d.volume import Triple
 
 
@@ -53,8 +61,8 @@ def estimate(
 ) -> Estimate:
     """Measures one step and one patch of an untrained network; `every` holds all cases' facts."""
     keep_freed_memory()
-    model, recipe = ModelSpec(), TrainSpec()
-    net = UniversalNet(model.base_channels, spec.plan.stages)
+    model, recipe = PRESETS[DEFAULT_PRESET], TrainSpec()
+    net = UniversalNet.of(model.model_copy(update={"stages": spec.plan.stages}))
     net.add_bank(spec.name, BankShape.of(spec))
     net.to(device)
     step_s = step_seconds(net, spec, recipe.loss, device)
@@ -64,11 +72,11 @@ def estimate(
         device=str(device),
         training_memory_bytes=expected_memory_bytes(
             spec.plan,
-            base_channels=model.base_channels,
+            model,
             channels=len(spec.channels),
             classes=len(spec.labels),
         ),
-        prediction_memory_bytes=_prediction_bytes(spec, every, model.base_channels),
+        prediction_memory_bytes=_prediction_bytes(spec, every, model),
         cache_bytes=cache_bytes(training, spec),
         steps=STEPS_PER_DOMAIN,
         step_seconds=step_s,
@@ -119,7 +127,7 @@ def tiles_of(shape: Triple, spec: DomainSpec) -> int:
     return len(tile_starts((d, h, w), patch, Options().overlap))
 
 
-def _prediction_bytes(spec: DomainSpec, every: Fingerprint, base_channels: int) -> int:
+def _prediction_bytes(spec: DomainSpec, every: Fingerprint, model: ModelSpec) -> int:
     """Peak memory of predicting the largest case, in float32.
 
     The image as stored and normalised, the prepared one with its padded copies, logits, weights and
@@ -132,5 +140,8 @@ def _prediction_bytes(spec: DomainSpec, every: Fingerprint, base_channels: int) 
         2 * channels * prod(case.shape) / case.kept + prod(shape) * (3 * channels + classes + 3)
         for case, shape in pairs
     )
-    patch = prod(spec.plan.patch_size) * base_channels * 12
+    strides = spec.plan.strides[: model.design.first_stage + 1]
+    voxels = prod(spec.plan.patch_size) // prod(n for stride in strides for n in stride)
+    width = model.base_channels << model.design.first_stage
+    patch = voxels * width * 12
     return RUNTIME_BYTES + 4 * round(volumes + patch)

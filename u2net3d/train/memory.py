@@ -8,17 +8,18 @@ from pathlib import Path
 
 from u2net3d.errors import TrainingError, is_out_of_memory
 from u2net3d.prep.plan import expected_memory_bytes
+from u2net3d.spec import ModelSpec
 from u2net3d.train import checkpoint
 from u2net3d.train.roles import Learner
 
 
-def expected_gib(learners: Sequence[Learner], base_channels: int) -> float:
+def expected_gib(learners: Sequence[Learner], model: ModelSpec) -> float:
     """Peak memory of a run in GiB: that of its largest step."""
     return (
         max(
             expected_memory_bytes(
                 each.spec.plan,
-                base_channels=base_channels,
+                model,
                 channels=len(each.spec.channels),
                 classes=len(each.spec.labels),
             )

@@ -123,10 +123,17 @@ def _train_model(
 
 
 def fresh_net(model: ModelSpec, specs: dict[str, DomainSpec], seed: int) -> UniversalNet:
-    """A network with He-initialised trunk and banks; the same seed gives the same weights."""
+    """A network with He-initialised trunk and banks; the same seed gives the same weights.
+
+    Raises UsageError for a domain whose patches are never halved under a preset that begins there.
+    """
+    for name, spec in specs.items():
+        if spec.plan.stages <= model.design.first_stage:
+            what = f"the patches of {name} are too small to be halved even once"
+            raise UsageError("--preset", what, "train with --preset paper")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = UniversalNet(model.base_channels, model.stages)
+        net = UniversalNet.of(model)
         for name, spec in specs.items():
             net.add_bank(name, BankShape.of(spec))
     return net
@@ -214,7 +221,7 @@ def begin(
             f"{len(each.validation)} to judge by; patch {size} × {plan.batch_size}, "
             f"{plan.stages} stages"
         )
-    memory = expected_gib(run.learners, model.base_channels)
+    memory = expected_gib(run.learners, model)
     mark.says(memory)
     say(f"memory: about {memory:.1f} GiB")
     if request.resume:
