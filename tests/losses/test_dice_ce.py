@@ -124,3 +124,76 @@ def test_the_gradient_agrees_with_finite_differences():
     target[0, 0, 0] = -1
     logits = logits.double().requires_grad_()
     assert torch.autograd.gradcheck(lambda values: dice_ce(values, target), (logits,))
+
+
+def plain(logits, target, balance):
+    """The same loss as the formulas say it, in as many passes as they have terms."""
+    classes, known = logits.shape[1], target != -1
+    count = torch.bincount(target[known], minlength=classes).to(logits.dtype)
+    by_class = 1 / (count * (count > 0).sum()).clamp(min=1)
+    weight = (1 - balance) / count.sum().clamp(min=1) + balance * by_class
+    entropy = F.cross_entropy(logits, target, ignore_index=-1, reduction="none")
+    truth = F.one_hot(target.clamp(min=0), classes).movedim(-1, 1)[:, 1:] * known[:, None]
+    guess = logits.softmax(1)[:, 1:] * known[:, None]
+    overlap, total = ((guess * truth).sum((2, 3, 4)), (guess + truth).sum((2, 3, 4)))
+    dice = ((2 * overlap + 1e-5) / (total + 1e-5)).mean()
+    return (entropy * weight[target.clamp(min=0)] * known).sum() - dice * known.any()
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("classes", [2, 3, 6])
+@pytest.mark.parametrize("balance", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-13)])
+def test_value_and_gradient_are_those_of_the_plain_formulas(
+    order, classes, balance, dtype, tolerance
+):
+    logits, target = random_case(classes=classes, shape=(5, 7, 6))
+    logits = (3 * logits.to(dtype)).contiguous(memory_format=order)
+    target[target == classes - 1] = -1  # ignored here, and a class that is absent
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    loss, want = dice_ce(ours, target, balance), plain(theirs, target, balance)
+    torch.testing.assert_close(loss, want, atol=tolerance, rtol=tolerance)
+    (2.5 * loss).backward()
+    (2.5 * want).backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=tolerance, rtol=tolerance)
+    assert ours.grad.stride() == logits.stride()
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.7])
+def test_the_gradient_agrees_with_finite_differences_in_rows(balance):
+    logits, target = random_case(classes=3, shape=(2, 1, 3))
+    target[0, 0, 0, 0] = -1
+    rows = logits.double().movedim(1, -1).contiguous().movedim(-1, 1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda values: dice_ce(values, target, balance), (rows,))
+
+
+def test_a_target_of_every_second_voxel_needs_no_copy_by_the_caller():
+    logits, target = random_case(shape=(4, 6, 6))
+    every_second = target[:, ::2, ::2, ::2]
+    few = logits[:, :, ::2, ::2, ::2]
+    expected = dice_ce(few.contiguous(), every_second.contiguous())
+    assert dice_ce(few, every_second).item() == expected.item()
+
+
+def test_half_precision_is_summed_in_float32():
+    logits, target = random_case(shape=(8, 9, 10))
+    half = logits.bfloat16().requires_grad_()
+    loss = dice_ce(half, target)
+    assert loss.dtype == torch.float32
+    assert loss.item() == dice_ce(half.detach().float(), target).item()
+    loss.backward()
+    assert half.grad.dtype == torch.bfloat16
+
+
+def test_a_class_that_was_ruled_out_and_is_the_truth_costs_without_end():
+    logits = torch.tensor([[0.0, 0.0], [0.0, -math.inf]]).t()[None, :, None, None, :]
+    assert dice_ce(logits, target_of([1, 1])).item() == math.inf
+    assert math.isfinite(dice_ce(logits, target_of([1, 0])).item())
+    assert math.isnan(dice_ce(logits + math.nan, target_of([1, 0])).item())
+
+
+def test_the_logits_are_not_written_to():
+    logits, target = random_case()
+    before = logits.clone()
+    dice_ce(logits.requires_grad_(), target).backward()
+    assert torch.equal(logits.detach(), before)

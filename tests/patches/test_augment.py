@@ -20,10 +20,10 @@ def test_the_identity_leaves_a_patch_bit_for_bit(noisy_case, make_spec):
     case, spec = noisy_case((9, 9, 9), channels=2), make_spec(channels=2)
     image, label = augmented_patch(case, (0, -1, -2), spec, Augmentation())
     expected = read_patch(case, (0, -1, -2), spec.plan.patch_size)
-    assert np.array_equal(image.numpy(), expected[0])
-    assert np.array_equal(label.numpy(), expected[1])
+    assert np.array_equal(image, expected[0])
+    assert np.array_equal(label, expected[1])
     unchanged = Augmentation(intensity=(Intensity(), Intensity()))
-    assert torch.equal(augmented_patch(case, (0, -1, -2), spec, unchanged)[0], image)
+    assert np.array_equal(augmented_patch(case, (0, -1, -2), spec, unchanged)[0], image)
 
 
 def test_drawn_parameters_replay_and_never_write_to_the_case(noisy_case, make_spec):
@@ -32,10 +32,10 @@ def test_drawn_parameters_replay_and_never_write_to_the_case(noisy_case, make_sp
     for drawn in many(spec, 40):
         first = augmented_patch(case, (1, 1, 0), spec, drawn)
         second = augmented_patch(case, (1, 1, 0), spec, drawn)
-        assert torch.equal(first[0], second[0])
-        assert torch.equal(first[1], second[1])
-        assert first[0].isfinite().all()
-        assert set(first[1].unique().tolist()) <= {-1, 0, 1, 2}
+        assert np.array_equal(first[0], second[0])
+        assert np.array_equal(first[1], second[1])
+        assert np.isfinite(first[0]).all()
+        assert set(np.unique(first[1]).tolist()) <= {-1, 0, 1, 2}
     assert np.array_equal(case.image, before[0])
     assert np.array_equal(case.label, before[1])
 
@@ -56,8 +56,8 @@ def test_a_patch_has_the_same_bits_for_any_number_of_threads(noisy_case, make_sp
         torch.set_num_threads(number)
         patches.append(augmented_patch(case, (-1, 0, 3), spec, EVERYTHING))
     torch.set_num_threads(usual)
-    assert torch.equal(patches[0][0], patches[1][0])
-    assert torch.equal(patches[0][1], patches[1][1])
+    assert np.array_equal(patches[0][0], patches[1][0])
+    assert np.array_equal(patches[0][1], patches[1][1])
 
 
 def test_the_same_numbers_draw_the_same_augmentation(make_spec):
@@ -135,4 +135,4 @@ def test_the_blank_outside_of_a_skull_stripped_brain_stays_zero(make_case, make_
     whole, _ = augmented_patch(case, (0, 0, 0), make_spec(), noisy)
     assert (stripped[:, :2] == 0).all()
     assert (whole[:, :2] != 0).all()
-    assert torch.equal(stripped[:, 2:6], whole[:, 2:6])
+    assert np.array_equal(stripped[:, 2:6], whole[:, 2:6])

@@ -1,5 +1,6 @@
 import math
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,3 +149,27 @@ def test_closing_stops_the_thread_even_while_it_waits_for_room(make_loader):
     assert "u2net3d-patches" not in {thread.name for thread in threading.enumerate()}
     with pytest.raises(StopIteration):
         next(ahead)
+
+
+TASKS = Path("/proc/self/task")
+
+
+@pytest.mark.skipif(not TASKS.exists(), reason="threads are counted in /proc")
+def test_the_thread_that_reads_ahead_has_no_team_of_its_own(noisy_case, make_spec):
+    # Two teams of torch on the same cores would wait for each other in every operator.
+    case, spec = noisy_case((38, 44, 50)), make_spec(patch=(40, 40, 40))
+    loader, counted = DomainLoader(spec, [case], 0, 1 / 3), []
+
+    def work():
+        counted.append(len(list(TASKS.iterdir())))
+        for step in range(12):
+            loader.batch(step)
+        counted.append(len(list(TASKS.iterdir())))
+
+    usual = torch.get_num_threads()
+    torch.set_num_threads(3)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    torch.set_num_threads(usual)
+    assert counted[0] == counted[1]

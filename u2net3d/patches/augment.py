@@ -9,15 +9,13 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from u2net3d.patches.intensity import Intensity, change_channel
 from u2net3d.patches.sample import read_patch
 from u2net3d.patches.spatial import Spatial, mirror, resample_patch
 from u2net3d.prep.cache import PreparedCase
 from u2net3d.spec import DomainSpec, Plan, ZScoreNormalisation
-from u2net3d.volume import Triple, TripleF
+from u2net3d.volume import Array, Triple, TripleF
 
 P_TURN, P_ZOOM, P_BEND, P_MIRROR = 0.2, 0.2, 0.1, 0.5
 P_NOISE, P_BLUR, P_BRIGHTNESS, P_CONTRAST = 0.1, 0.2, 0.15, 0.15
@@ -60,12 +58,11 @@ def draw(rng: np.random.Generator, spec: DomainSpec) -> Augmentation:
 
 def augmented_patch(
     case: PreparedCase, start: Triple, spec: DomainSpec, augmentation: Augmentation
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Array, Array]:
     """Image (C, *patch_size) float32 and label patch_size int16 (ignored voxels -1)."""
     plan = spec.plan
     if augmentation.spatial.is_identity:
-        arrays = read_patch(case, start, plan.patch_size)
-        image, label = torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
+        image, label = read_patch(case, start, plan.patch_size)
     else:
         image, label = resample_patch(
             case, start, plan.patch_size, plan.spacing_mm, augmentation.spatial
@@ -74,7 +71,7 @@ def augmented_patch(
         changed = change_channel(image[channel], change)
         scheme = plan.normalisation[channel]
         if isinstance(scheme, ZScoreNormalisation) and scheme.nonzero_only:
-            changed = changed.masked_fill(image[channel] == 0, 0)  # outside a skull-stripped brain
+            changed = changed * (image[channel] != 0)  # 0 is outside a skull-stripped brain
         image[channel] = changed
     return mirror(image, label, augmentation.mirror, spec.mirroring)
 

@@ -1,7 +1,7 @@
 """What scanners do to grey values: noise, blur, brightness, contrast, low resolution, gamma.
 
-Every function takes and gives back one channel (D, H, W) float32 of a normalised image. Sums and
-extremes come from numpy, whose bits do not depend on the number of threads.
+Every function takes and gives back one channel (D, H, W) float32 of a normalised image. All of it
+is numpy (why: `interpolate`).
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
+from u2net3d.patches.interpolate import along_axis
 from u2net3d.patches.sample import mirrored
-from u2net3d.volume import TripleF
+from u2net3d.volume import Array, TripleF
+
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Intensity:
     gamma: float = 1.0
 
 
-def change_channel(x: Tensor, change: Intensity) -> Tensor:
+def change_channel(x: Array, change: Intensity) -> Array:
     """Applies, in this order, what differs from nothing; x itself is never written to."""
     if change.noise_std:
         x = add_noise(x, change.noise_std, change.noise_seed)
@@ -56,13 +56,15 @@ def change_channel(x: Tensor, change: Intensity) -> Tensor:
     return x
 
 
-def add_noise(x: Tensor, std: float, seed: int) -> Tensor:
+def add_noise(x: Array, std: float, seed: int) -> Array:
     """Adds independent Gaussian noise to every voxel."""
-    noise = np.random.default_rng(seed).standard_normal(tuple(x.shape), np.float32)
-    return x.add(torch.from_numpy(noise), alpha=std)
+    noise: Array = np.random.default_rng(seed).standard_normal(x.shape, np.float32)
+    noise *= std
+    noise += x
+    return noise
 
 
-def blur(x: Tensor, sigma_voxels: TripleF) -> Tensor:
+def blur(x: Array, sigma_voxels: TripleF) -> Array:
     """Gaussian blur, one axis after the other, with mirrored borders.
 
     Shifted sums instead of a convolution: seven or fewer taps are faster so, and in a fixed order.
@@ -72,38 +74,53 @@ def blur(x: Tensor, sigma_voxels: TripleF) -> Tensor:
         if not radius:
             continue
         n = x.shape[axis]
-        wide = x.index_select(axis, torch.from_numpy(mirrored(-radius, n + 2 * radius, n)))
-        taps = [math.exp(-0.5 * (k / sigma) ** 2) for k in range(-radius, radius + 1)]
-        x = wide.narrow(axis, 0, n) * (taps[0] / sum(taps))
+        wide = x.take(mirrored(-radius, n + 2 * radius, n), axis=axis)
+        shifted = [wide[(slice(None),) * axis + (slice(k, k + n),)] for k in range(2 * radius + 1)]
+        taps = [math.exp(-0.5 * (k / sigma) ** 2) for k in range(radius + 1)]
+        whole = taps[0] + 2 * sum(taps[1:])
+        x = shifted[radius] * (taps[0] / whole)
         for k, tap in enumerate(taps[1:], start=1):
-            x.add_(wide.narrow(axis, k, n), alpha=tap / sum(taps))
+            pair = shifted[radius - k] + shifted[radius + k]
+            pair *= tap / whole
+            x += pair
     return x
 
 
-def stretch_contrast(x: Tensor, factor: float) -> Tensor:
+def stretch_contrast(x: Array, factor: float) -> Array:
     """Multiplies the distance from the mean; stays between the old minimum and maximum."""
-    values = x.numpy()
-    mean, low, high = (float(v) for v in (values.mean(), values.min(), values.max()))
-    return (x * factor).add_(mean * (1 - factor)).clamp_(low, high)
+    mean, low, high = (float(v) for v in (x.mean(), x.min(), x.max()))
+    new = x * factor
+    new += mean * (1 - factor)
+    return np.clip(new, low, high, out=new)
 
 
-def lower_resolution(x: Tensor, detail: TripleF) -> Tensor:
+def lower_resolution(x: Array, detail: TripleF) -> Array:
     """Keeps the nearest of fewer voxels along each axis, then interpolates back linearly."""
-    small = [max(1, round(n * share)) for n, share in zip(x.shape, detail, strict=True)]
-    few = F.interpolate(x[None, None], small, mode="nearest-exact")
-    return F.interpolate(few, x.shape, mode="trilinear")[0, 0]
+    for axis, share in enumerate(detail):
+        n = x.shape[axis]
+        few = max(1, round(n * share))
+        if few == n:
+            continue
+        kept = ((np.arange(few) + 0.5) * (n / few)).astype(np.intp)
+        back = np.clip((np.arange(n) + 0.5) * (few / n) - 0.5, 0, few - 1)
+        x = along_axis(x.take(kept, axis=axis), axis, back)
+    return x
 
 
-def bend_gamma(x: Tensor, exponent: float) -> Tensor:
+def bend_gamma(x: Array, exponent: float) -> Array:
     """Raises the values, brought to 0..1, to a power; mean and standard deviation stay."""
-    values = x.numpy()
-    mean, std, low, high = (
-        float(v) for v in (values.mean(), values.std(), values.min(), values.max())
-    )
+    mean, std, low, high = (float(v) for v in (x.mean(), x.std(), x.min(), x.max()))
     if high - low < 1e-6:  # one grey value: nothing to bend
         return x
-    share = ((x - low) / (high - low)).clamp_(0, 1)
-    # torch's power differs in the last bit with the number of threads, numpy's does not
-    bent = np.power(share.numpy(), np.float32(exponent))
+    bent = x - low
+    bent /= high - low
+    np.clip(bent, _TINY, 1, out=bent)
+    # exp and log are vectors in numpy, its power is slower than both
+    np.log(bent, out=bent)
+    bent *= exponent
+    np.exp(bent, out=bent)
     scale = std / max(float(bent.std()), 1e-6)
-    return torch.from_numpy(bent).sub_(float(bent.mean())).mul_(scale).add_(mean)
+    bent -= float(bent.mean())
+    bent *= scale
+    bent += mean
+    return bent

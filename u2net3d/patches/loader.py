@@ -17,6 +17,7 @@ from u2net3d.patches.augment import augmented_patch, draw
 from u2net3d.patches.sample import case_of, choose_patch, foreground_count, generator
 from u2net3d.prep.cache import PreparedCase
 from u2net3d.spec import DomainSpec
+from u2net3d.volume import Array
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class DomainLoader:
         label = torch.empty((plan.batch_size, *plan.patch_size), dtype=torch.int64)
         cases = [self._case(step, sample) for sample in range(plan.batch_size)]
         for sample, case in enumerate(cases):
-            self._fill(image[sample], label[sample], case, step, sample)
+            self._fill(image[sample].numpy(), label[sample].numpy(), case, step, sample)
         names = dict.fromkeys(case.name for case in cases)
         return Batch(image, label, self.spec.name, tuple(names))
 
@@ -65,17 +66,13 @@ class DomainLoader:
         draw = step * self.spec.plan.batch_size + sample
         return self.cases[case_of(self.seed, self.spec.name, draw, len(self.cases))]
 
-    def _fill(
-        self, image: Tensor, label: Tensor, case: PreparedCase, step: int, sample: int
-    ) -> None:
+    def _fill(self, image: Array, label: Array, case: PreparedCase, step: int, sample: int) -> None:
         spec, size = self.spec, self.spec.plan.batch_size
         rng = generator(self.seed, spec.name, "patch", step, sample)
         foreground = sample >= size - foreground_count(size, self.foreground_share)
         try:
             start = choose_patch(case, spec.plan.patch_size, rng, foreground)
-            new_image, new_label = augmented_patch(case, start, spec, draw(rng, spec))
-            image.copy_(new_image)
-            label.copy_(new_label)
+            image[...], label[...] = augmented_patch(case, start, spec, draw(rng, spec))
         except U2Net3dError:
             raise
         except Exception as error:

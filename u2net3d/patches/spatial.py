@@ -11,14 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
+from u2net3d.patches.interpolate import along_axis, at_points, flat_index, fold
 from u2net3d.prep.cache import IGNORED, PreparedCase
 from u2net3d.spec import Mirroring
-from u2net3d.volume import Triple, TripleF
+from u2net3d.volume import Array, Triple, TripleF
 
 BEND_CELLS = 4  # the elastic grid has this many cells along each axis of a patch
 
@@ -47,61 +45,93 @@ class Spatial:
 
 def resample_patch(
     case: PreparedCase, start: Triple, patch_size: Triple, spacing_mm: TripleF, change: Spatial
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Array, Array]:
     """Image (C, *patch_size) float32 (trilinear) and label patch_size int16 (nearest)."""
-    points = source_points(start, patch_size, spacing_mm, change)
-    outside = torch.zeros(patch_size, dtype=torch.bool)
-    blocks = []
-    for axis, n in enumerate(case.label.shape):
-        x = points[axis]
-        low, high = float(x.min()), float(x.max())
-        if low < 0 or high > n - 1:
-            outside |= (x < -0.5) | (x > n - 0.5)
-            x.copy_(_mirror_into(x, n))
-            low, high = float(x.min()), float(x.max())
-        a = min(int(low), max(0, n - 2))  # two voxels at least, to lie between
-        blocks.append(slice(a, min(n, int(high) + 2)))
-        x -= a
-    image = torch.from_numpy(np.array(case.image[(slice(None), *blocks)]))
-    label = torch.from_numpy(np.array(case.label[tuple(blocks)]))
-    nearest = points.round().long()
-    label = label[nearest[0], nearest[1], nearest[2]].masked_fill_(outside, IGNORED)
-    for axis, n in enumerate(image.shape[1:]):  # voxel index -> the -1..1 of grid_sample
-        points[axis].mul_(2 / max(1, n - 1)).sub_(1)
-    grid = torch.stack((points[2], points[1], points[0]), dim=-1)[None]
-    turned = F.grid_sample(image[None], grid, padding_mode="border", align_corners=True)
-    return turned[0], label
+    if any(change.turn_rad) or change.bend:
+        return _mapped(case, source_points(start, patch_size, spacing_mm, change))
+    scale = np.diag(_sampling_matrix(spacing_mm, change))  # the axes keep to themselves
+    rows = [
+        (_offsets(n) * step + first + (n - 1) / 2).astype(np.float32)
+        for first, n, step in zip(start, patch_size, scale, strict=True)
+    ]
+    return _stretched(case, rows)
 
 
-def source_points(
-    start: Triple, patch_size: Triple, spacing_mm: TripleF, change: Spatial
-) -> Tensor:
+def source_points(start: Triple, patch_size: Triple, spacing_mm: TripleF, change: Spatial) -> Array:
     """(3, *patch_size): the voxel position (D, H, W) of the volume that each patch voxel shows."""
     matrix = _sampling_matrix(spacing_mm, change)
-    offsets = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in patch_size]
-    d, h, w = offsets[0][:, None, None], offsets[1][:, None], offsets[2]
-    points = torch.empty((3, *patch_size))
-    for axis, row in enumerate(matrix.tolist()):
+    d, h, w = (_offsets(n) for n in patch_size)
+    points = np.empty((3, *patch_size), np.float32)
+    for axis, row in enumerate(matrix):
         middle = start[axis] + (patch_size[axis] - 1) / 2
-        torch.add(d * row[0] + h * row[1], w * row[2] + middle, out=points[axis])
+        plane = d[:, None] * row[0] + h * row[1] + middle
+        np.add(plane[:, :, None].astype(np.float32), (w * row[2]).astype(np.float32), points[axis])
     if change.bend:
-        points += torch.from_numpy(_bending(patch_size, change))
+        points += _bending(patch_size, change)
     return points
 
 
+def _mapped(case: PreparedCase, points: Array) -> tuple[Array, Array]:
+    """Image and label at any points (3, ...), which are written over."""
+    outside, blocks = np.zeros(points.shape[1:], bool), []
+    for axis, n in enumerate(case.label.shape):
+        points[axis], block, beyond = _inside(points[axis], n)
+        blocks.append(block)
+        if beyond is not None:
+            outside |= beyond
+    image = np.ascontiguousarray(case.image[(slice(None), *blocks)])
+    label = np.ascontiguousarray(case.label[tuple(blocks)])
+    nearest = flat_index([np.rint(x) for x in points], label.shape)
+    new_label = label.reshape(-1).take(nearest)
+    new_label[outside] = IGNORED
+    return at_points(image, points), new_label
+
+
+def _stretched(case: PreparedCase, rows: list[Array]) -> tuple[Array, Array]:
+    """Image and label at the positions (n,) of each axis: one axis after the other."""
+    places = [_inside(row, n) for row, n in zip(rows, case.label.shape, strict=True)]
+    blocks = tuple(block for _, block, _ in places)
+    image, label = case.image[(slice(None), *blocks)], case.label[blocks]
+    for axis, (row, _, beyond) in enumerate(places):
+        image = along_axis(image, axis + 1, row)
+        label = label.take(np.rint(row).astype(np.intp), axis=axis)
+        if beyond is not None:
+            label[(slice(None),) * axis + (beyond,)] = IGNORED
+    return image, label
+
+
+def _inside(x: Array, n: int) -> tuple[Array, slice, NDArray[np.bool_] | None]:
+    """Positions along an axis of n voxels, mirrored into it, and counted from the block they need.
+
+    Besides the block and, where there are any, which of them lie outside; x may be written over.
+    """
+    low, high, outside = float(x.min()), float(x.max()), None
+    if low < 0 or high > n - 1:
+        outside = (x < -0.5) | (x > n - 0.5)
+        x = fold(x, n)
+        low, high = float(x.min()), float(x.max())
+    first = min(int(low), max(0, n - 2))  # two voxels at least, to lie between
+    x -= first
+    return x, slice(first, min(n, int(high) + 2)), outside
+
+
+def _offsets(n: int) -> NDArray[np.float64]:
+    """How far the n voxels of an axis lie from the middle."""
+    return np.arange(n, dtype=np.float64) - (n - 1) / 2
+
+
 def mirror(
-    image: Tensor, label: Tensor, axes: tuple[int, ...], rules: Mirroring
-) -> tuple[Tensor, Tensor]:
+    image: Array, label: Array, axes: tuple[int, ...], rules: Mirroring
+) -> tuple[Array, Array]:
     """Reverses image (C, D, H, W) and label (D, H, W) along `axes`; twice is the identity.
 
-    Along the rules' swap axis the paired label values (left and right) change places.
+    Along the rules' swap axis the paired label values (left and right) change places. What comes
+    back may be a view of what was given, which is not written to.
     """
-    if not axes:
-        return image, label
-    image = image.flip([axis + 1 for axis in axes])
-    label = label.flip(axes)
+    image = np.flip(image, tuple(axis + 1 for axis in axes))
+    label = old = np.flip(label, axes)
     if rules.swap_axis in axes:
-        old = label.clone()
+        label = old.copy()
         for a, b in rules.swap:
             label[old == a] = b
             label[old == b] = a
@@ -138,10 +168,12 @@ def _bending(patch_size: Triple, change: Spatial) -> NDArray[np.float32]:
     shift *= np.array(patch_size, np.float32)[:, None, None, None] / BEND_CELLS
     if change.fixed_axis is not None:
         shift[change.fixed_axis] = 0
-    for axis, n in enumerate(patch_size):
-        along = ("aikl,di->adkl", "adjl,hj->adhl", "adhk,wk->adhw")[axis]
-        shift = np.einsum(along, shift, _cubic_weights(n))
-    return shift
+    # D last: whole planes are added up then, which is where nearly all of the work is
+    d, h, w = (_cubic_weights(n) for n in patch_size)
+    shift = np.einsum("aikl,wl->aikw", shift, w)
+    shift = np.einsum("aikw,hk->aihw", shift, h)
+    bent: NDArray[np.float32] = np.einsum("aihw,di->adhw", shift, d)
+    return bent
 
 
 def _cubic_weights(n: int) -> NDArray[np.float32]:
@@ -154,12 +186,3 @@ def _cubic_weights(n: int) -> NDArray[np.float32]:
     for k, part in enumerate(four):
         weights[np.arange(n), cell + k] = part / 6
     return weights
-
-
-def _mirror_into(x: Tensor, n: int) -> Tensor:
-    """Positions folded into 0..n-1, as `sample.mirrored` does with whole voxels."""
-    if n == 1:
-        return torch.zeros_like(x)
-    period = 2 * (n - 1)
-    x = x.remainder(period)
-    return torch.minimum(x, period - x)
