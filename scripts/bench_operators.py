@@ -120,11 +120,14 @@ def _seconds(
 
 
 def _timed(act: Callable[[], object], device: str) -> float:
-    act()
-    began = time.perf_counter()
-    act()
-    _wait(device)
-    return time.perf_counter() - began
+    """The least of three, as STREAM has it: a limit is what the machine can do."""
+    found = []
+    for _ in range(3):
+        began = time.perf_counter()
+        act()
+        _wait(device)
+        found.append(time.perf_counter() - began)
+    return min(found)
 
 
 def _wait(device: str) -> None:
