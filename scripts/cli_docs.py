@@ -37,6 +37,12 @@ ABSENT = {
 }
 
 NOTES = {
+    "doctor": """\
+A line per item on stdout: `ok`, `note` (works, but slower or without something) or `wrong`, then
+what was found and what to do. The self-check runs a training step of a small network, in float32
+the way training runs it and in float64 by torch alone, and compares outputs and gradients. `--json`
+prints `{"wrong": N, "items": [{"name", "status", "said"}]}`.
+""",
     "train": f"""\
 `--steps` or `--time`, not both: a bare number is minutes, `90s`, `30m` and `1.5h` say their unit.
 Without `--time` the expected duration is printed first. `--fold` chooses the validation cases (see

@@ -308,6 +308,14 @@ def verify(model: ModelFolder = MODEL) -> None:
     reading.verify(model)
 
 
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Say what this machine has and which paths run, and why; exit 1 if something is wrong."""
+    from u2net3d.cli import doctor as looked
+
+    looked.doctor(json)
+
+
 def run(arguments: list[str]) -> int:
     """Runs a command; gives the exit code. Errors are one line on stderr."""
     from u2net3d.errors import Stopped, U2Net3dError

@@ -1,0 +1,185 @@
+"""Who is measured, in which form, and at which settings. Imports no torch: the workers do."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from u2net3d.prep.plan import topology
+from u2net3d.spec import DomainSpec, ModelSpec, Plan, ZScoreNormalisation
+from u2net3d.volume import Triple
+
+Family = Literal["ours", "nnunet", "dense", "monai", "torch"]
+Kind = Literal["forward", "step", "memory", "operators"]
+FASTER = "the faster"  # of fp32 and bf16, by their trial steps; settled before the worker starts
+MOST_STAGES = 6
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Setting(_Value):
+    """A patch (D, H, W) and what a plan for it says; topology by nnU-Net's rules."""
+
+    name: str
+    patch: Triple
+    batch: int
+    strides: tuple[Triple, ...]
+    kernels: tuple[Triple, ...]
+    channels: int = 1
+    classes: int = 3
+
+    @property
+    def stages(self) -> int:
+        """Resolution stages, the bottom one included."""
+        return len(self.strides)
+
+    def domain(self, name: str) -> DomainSpec:
+        """The same as a domain of ours."""
+        plan = Plan(
+            spacing_mm=(1.0, 1.0, 1.0),
+            normalisation=(ZScoreNormalisation(),) * self.channels,
+            patch_size=self.patch,
+            batch_size=self.batch,
+            strides=self.strides,
+            kernels=self.kernels,
+        )
+        channels = tuple(f"channel{n}" for n in range(self.channels))
+        labels = tuple(f"label{n}" for n in range(self.classes))
+        return DomainSpec(name=name, channels=channels, labels=labels, plan=plan)
+
+
+class Contender(_Value):
+    """A network in one form. keeps_memory: glibc's thresholds raised, as `train` does.
+
+    every_round: measured in all rounds; the other forms leave where they are clearly not the best.
+    """
+
+    name: str
+    family: Family
+    precision: str = "fp32"
+    channels_last: bool = False
+    compiled: bool = False
+    keeps_memory: bool = False
+    native: bool = False
+    as_users_run_it: bool = False
+    every_round: bool = False
+    preset: str = ""
+    domains: int = 1
+
+
+_DENSE = "dense net of our widths"
+_MONAI = Contender(name="MONAI BasicUNet", family="monai", as_users_run_it=True, every_round=True)
+
+
+class Job(_Value):
+    """What a worker is told to build. quick: tiny buffers for the operators too."""
+
+    kind: Kind
+    contender: Contender
+    setting: Setting
+    threads: int
+    device: str
+    quick: bool
+
+
+def setting(name: str, patch: Triple, batch: int) -> Setting:
+    """A setting with the topology of its patch at isotropic voxels."""
+    planned = topology((1.0, 1.0, 1.0), patch, MOST_STAGES)
+    size = "×".join(map(str, patch))
+    return Setting(
+        name=f"{name}{size} × {batch}",
+        patch=patch,
+        batch=batch,
+        strides=planned.strides,
+        kernels=planned.kernels,
+    )
+
+
+def settings(kind: Kind, quick: bool, device: str) -> list[Setting]:
+    """Those of a section. Inference runs a large patch one at a time."""
+    if quick:
+        return [setting("quick ", (32, 32, 32), 1)]
+    if kind == "memory":
+        return [setting("", (128, 128, 128), 1)]
+    if device == "cuda":
+        return [setting("", (128, 128, 128), 2)]
+    batch = 2 if kind == "step" else 1
+    return [setting("hippocampus plan, ", (40, 56, 40), 5), setting("", (96, 96, 96), batch)]
+
+
+def contenders(kind: Kind, device: str, quick: bool) -> list[Contender]:
+    """Those of a section, ours first: the others are compared with it.
+
+    Compiling takes minutes, so it is for the training step alone, and not for a quick run.
+    """
+    raised, last, half, compiled = _forms("nnU-Net", "nnunet", device)
+    dense = Contender(name=_DENSE, family="dense", every_round=True)
+    dense_raised, dense_last, *_ = _forms(_DENSE, "dense", device)
+    if kind == "memory":
+        return [ours(), *_other_presets(), nnunet(device), last, half]
+    both = [ours(), *_other_presets(), ours("ours in pure torch", native=False), nnunet(device)]
+    if kind == "forward":
+        return [*both, last, half, dense_last, _MONAI]
+    more = [] if quick else [compiled]
+    return [*both, raised, last, half, *more, dense, dense_raised, dense_last]
+
+
+def domain_contenders(quick: bool) -> list[Contender]:
+    """The same model with one domain and with many, a step of another one each time."""
+    counts = (1, 3) if quick else (1, 64)
+    return [ours(f"ours with {n} domain{'s' * (n > 1)}", domains=n) for n in counts]
+
+
+def ours(
+    name: str = "ours", *, native: bool = True, preset: str = "", domains: int = 1
+) -> Contender:
+    """Our network as `train` runs it."""
+    return Contender(
+        name=name,
+        family="ours",
+        channels_last=True,
+        keeps_memory=True,
+        native=native,
+        as_users_run_it=native and not preset,
+        every_round=native,
+        preset=preset,
+        domains=domains,
+    )
+
+
+def _other_presets() -> list[Contender]:
+    if ModelSpec().preset == "paper":
+        return []
+    return [ours("ours, preset paper", preset="paper")]
+
+
+def nnunet(device: str) -> Contender:
+    """As its trainer runs it: fp32 on a CPU; on a GPU compiled, fp16 with a gradient scaler."""
+    cuda = device == "cuda"
+    return Contender(
+        name="nnU-Net as it comes",
+        family="nnunet",
+        precision="fp16" if cuda else "fp32",
+        compiled=cuda,
+        as_users_run_it=True,
+        every_round=True,
+    )
+
+
+def _forms(name: str, family: Family, device: str) -> list[Contender]:
+    """The forms among which the best one is looked for; the compiled one last."""
+    base = Contender(name=name, family=family, keeps_memory=device == "cpu")
+
+    def more(said: str, **changes: object) -> Contender:
+        return base.model_copy(update={"name": f"{name}, {said}", **changes})
+
+    plain = "thresholds raised" if device == "cpu" else "eager"
+    return [
+        more(plain),
+        more("channels-last", channels_last=True),
+        more("channels-last, bf16", channels_last=True, precision="bf16"),
+        more("channels-last, compiled", channels_last=True, compiled=True, precision=FASTER),
+    ]

@@ -1,0 +1,219 @@
+"""The sections of scripts/bench: which jobs each has, and the rows that come of them."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from bench_contenders import (
+    Contender,
+    Job,
+    Setting,
+    contenders,
+    domain_contenders,
+    ours,
+    settings,
+)
+from bench_measure import START_S, Worker, WorkerFailed, measure
+from bench_report import Bandwidth, Row, Section, Spread, compared, ratios, share_of
+
+# What the sections cost relative to each other: each gets that part of the time that is left.
+COST: dict[Section, int] = {"forward": 2, "step": 14, "memory": 2, "operators": 1, "domains": 1}
+
+
+class Run:
+    """What was asked for, and the time that is left for it."""
+
+    def __init__(self, asked: argparse.Namespace) -> None:
+        self.asked = asked
+        self.began = time.monotonic()
+        self.deadline = self.began + 60 * asked.minutes
+        self.bandwidth: Bandwidth | None = None
+
+    def job(self, section: Section, contender: Contender, setting: Setting) -> Job:
+        """A worker's orders."""
+        return Job(
+            kind="step" if section == "domains" else section,
+            contender=contender,
+            setting=setting,
+            threads=self.asked.threads,
+            device=self.asked.device,
+            quick=self.asked.quick,
+        )
+
+    def settings(self, section: Section) -> list[Setting]:
+        """Where a section is measured; `domains` at the first setting of `step`."""
+        if section == "domains":
+            return self.settings("step")[:1]
+        return settings(section, self.asked.quick, self.asked.device)
+
+    def contenders(self, section: Section) -> list[Contender]:
+        """Who is measured in a section."""
+        if section == "domains":
+            return domain_contenders(self.asked.quick)
+        return contenders(section, self.asked.device, self.asked.quick)
+
+    def say(self, text: str) -> None:
+        """A line of progress on stderr."""
+        left = max(0.0, self.deadline - time.monotonic()) / 60
+        print(f"[at most {left:.1f} min left] {text}", file=sys.stderr, flush=True)
+
+
+def measured(run: Run, sections: Sequence[Section]) -> list[Row]:
+    """The rows of all sections, one after the other."""
+    rows: list[Row] = []
+    for n, section in enumerate(sections):
+        now, later = time.monotonic(), sum(COST[each] for each in sections[n + 1 :])
+        end = now + (run.deadline - now) * COST[section] / (COST[section] + later)
+        rows += _SECTIONS[section](run, section, end)
+    return rows
+
+
+def _timed(run: Run, section: Section, end: float) -> list[Row]:
+    """forward and step: every contender at every setting; a larger patch gets more of the time."""
+    found, left = [], run.settings(section)
+    while left:
+        sizes = [math.prod(setting.patch) * setting.batch for setting in left]
+        now, setting = time.monotonic(), left.pop(0)
+        jobs = [run.job(section, one, setting) for one in run.contenders(section)]
+        found += _in_turn(run, section, jobs, now + (end - now) * sizes[0] / sum(sizes))
+    return found
+
+
+def _domains(run: Run, section: Section, end: float) -> list[Row]:
+    """The same model with one domain and with many."""
+    (setting,) = run.settings(section)
+    jobs = [run.job(section, one, setting) for one in run.contenders(section)]
+    return _in_turn(run, section, jobs, end)
+
+
+def _in_turn(run: Run, section: Section, jobs: Sequence[Job], end: float) -> list[Row]:
+    where = f"{section}, {jobs[0].setting.name}"
+    workers = measure(jobs, run.asked.rounds, end, lambda text: run.say(f"{where}: {text}"))
+    return compared([row(section, worker) for worker in workers])
+
+
+def _memory(run: Run, section: Section, _end: float) -> list[Row]:
+    """Peak memory of a training step, once each: it hardly varies."""
+    (setting,) = run.settings(section)
+    rows = []
+    for contender in run.contenders(section):
+        worker = Worker(run.job(section, contender, setting))
+        try:
+            answer = worker.start()
+            worker.values, worker.weights = [answer["gib"]], answer["weights"]
+        except WorkerFailed as failure:
+            worker.note = str(failure)
+        finally:
+            worker.close()
+        rows.append(row(section, worker, unit="GiB"))
+        run.say(f"{section}, {setting.name}: {contender.name} {worker.values or worker.note}")
+    return compared(rows)
+
+
+def _operators(run: Run, section: Section, _end: float) -> list[Row]:
+    """Every operator in one process, ours and torch's in turn; the bandwidth in each round too."""
+    worker = Worker(run.job(section, ours("all operators"), run.settings(section)[0]))
+    rounds: list[dict[str, float]] = []
+    try:
+        least = worker.start()["least_bytes"]
+        for turn in range(run.asked.rounds):
+            rounds.append(worker.ask("go", START_S)["parts"])
+            run.say(f"{section}: round {turn + 1} of {run.asked.rounds}")
+    except WorkerFailed as failure:
+        worker.note = str(failure)
+        return [row(section, worker)]
+    finally:
+        worker.close()
+    run.bandwidth = bandwidth(rounds)
+    return [
+        one
+        for name, count in least.items()
+        for one in _operator_rows(name, count, rounds, run.bandwidth.limit_gb_s)
+    ]
+
+
+def bandwidth(rounds: Sequence[dict[str, float]]) -> Bandwidth:
+    """Medians of the rounds' copies and triads."""
+    found = [Spread.of([each[kind] for each in rounds]) for kind in ("copy", "triad")]
+    copy, triad = (spread.median for spread in found if spread is not None)
+    return Bandwidth(copy_gb_s=copy, triad_gb_s=triad, limit_gb_s=max(copy, triad))
+
+
+def _operator_rows(
+    name: str, least_bytes: int, rounds: Sequence[dict[str, float]], limit_gb_s: float
+) -> list[Row]:
+    """Ours and torch's row of `operator|forward or backward`."""
+    found = []
+    mine = [each[f"{name}|ours"] for each in rounds]
+    for side in ("ours", "torch"):
+        values = [each[f"{name}|{side}"] for each in rounds]
+        spread = Spread.of(values)
+        assert spread is not None
+        family = "ours" if side == "ours" else "torch"
+        contender = Contender(name=side, family=family, channels_last=True, keeps_memory=True)
+        found.append(
+            _row(
+                "operators",
+                " ".join(name.split("|")),
+                contender,
+                values=values,
+                times_ours=ratios(values, mine),
+                least_bytes=least_bytes,
+                share_of_bandwidth=share_of(limit_gb_s, least_bytes, spread.median),
+            )
+        )
+    return found
+
+
+def row(section: Section, worker: Worker, unit: str = "s") -> Row:
+    """What a worker's measurements come to; the ratio to ours is still open."""
+    return _row(
+        section,
+        worker.job.setting.name,
+        worker.contender,
+        values=worker.values,
+        weights=worker.weights,
+        unit=unit,
+        repeats=worker.repeats,
+        note=worker.note,
+    )
+
+
+def _row(
+    section: Section, setting: str, contender: Contender, values: Sequence[float], **more: object
+) -> Row:
+    content = {
+        "section": section,
+        "setting": setting,
+        "contender": contender.name,
+        "family": contender.family,
+        "precision": contender.precision,
+        "memory_format": "channels-last" if contender.channels_last else "contiguous",
+        "compiled": contender.compiled,
+        "allocator": "thresholds raised" if contender.keeps_memory else "as it comes",
+        "as_users_run_it": contender.as_users_run_it,
+        "best_form": False,
+        "weights": None,
+        "unit": "s",
+        "repeats": 1,
+        "values": tuple(values),
+        "spread": Spread.of(values),
+        "times_ours": None,
+        "least_bytes": None,
+        "share_of_bandwidth": None,
+        "note": "",
+    }
+    return Row.model_validate({**content, **more})
+
+
+_SECTIONS: dict[Section, Callable[[Run, Section, float], list[Row]]] = {
+    "forward": _timed,
+    "step": _timed,
+    "memory": _memory,
+    "operators": _operators,
+    "domains": _domains,
+}

@@ -1,0 +1,221 @@
+"""The verb `doctor`: what this machine has, and which ways of computing run on it and why."""
+
+from __future__ import annotations
+
+import copy
+import json as json_format
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from u2net3d import files
+from u2net3d.cli.countdown import size
+from u2net3d.errors import U2Net3dError, UsageError
+from u2net3d.io.stream import memory_bytes
+from u2net3d.losses import LOSSES, supervised
+from u2net3d.models.banks import BankShape
+from u2net3d.models.universal import UniversalNet
+from u2net3d.ops import memory, native
+from u2net3d.prep.cache import default_cache
+from u2net3d.spec import Frozen, TrainSpec
+
+LIMIT = 3e-3  # relative error of float32 against float64: usually 1e-5 to 2e-4, see `disagreement`
+CUDA_LIMIT = 1e-2  # torch's convolutions round to TF32 there
+_ISOTROPIC, _HALVED = (3, 3, 3), (2, 2, 2)
+_REINSTALL = "install a C compiler (gcc), then this package anew with `pip install --no-cache-dir`"
+
+
+class Item(Frozen):
+    """One thing that was looked at.
+
+    status: ok, note (works, but slower or without something) or wrong (to be mended).
+    """
+
+    name: str
+    status: Literal["ok", "note", "wrong"]
+    said: str
+
+
+def doctor(json: bool) -> None:
+    """Prints a line per item, or JSON; U2Net3dError, after all of them, where one is wrong."""
+    items = [_guarded(name, look) for name, look in ITEMS.items()]
+    wrong = [item.name for item in items if item.status == "wrong"]
+    if json:
+        content = {"wrong": len(wrong), "items": [item.model_dump() for item in items]}
+        print(json_format.dumps(content, indent=2))  # noqa: T201
+    else:
+        for item in items:
+            print(f"{item.status:<5}  {item.name}: {item.said}")  # noqa: T201
+    if wrong:
+        what = f"something is wrong with: {', '.join(wrong)}"
+        raise U2Net3dError("doctor", what, "mend what the lines above name, then ask again")
+
+
+def _guarded(name: str, look: Callable[[], tuple[str, str]]) -> Item:
+    """A look that fails is itself a finding."""
+    try:
+        status, said = look()
+    except Exception as error:
+        status, said = "wrong", f"{type(error).__name__}: {error}"
+    return Item.model_validate({"name": name, "status": status, "said": " ".join(said.split())})
+
+
+def _python() -> tuple[str, str]:
+    packages = ("u2net3d", "torch", "numpy", "nnunetv2", "monai")
+    versions = ", ".join(f"{name} {_version(name) or 'absent'}" for name in packages)
+    return "ok", f"{platform.python_version()}; {versions}"
+
+
+def _machine() -> tuple[str, str]:
+    said = f"{platform.system()} {platform.machine()}, {_cores()} cores, {size(memory_bytes())}"
+    return "ok", f"{said} of memory; torch computes for {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _threads() -> tuple[str, str]:
+    threads, cores = torch.get_num_threads(), _cores()
+    openmp = "OpenMP" if "OpenMP" in torch.__config__.show() else "no OpenMP"
+    said = f"{threads} of {cores} cores, {openmp}"
+    if "OMP_NUM_THREADS" in os.environ:
+        said += f", OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"
+    if threads < cores:
+        return "note", f"{said}: slower than it could be; unset OMP_NUM_THREADS or raise it"
+    if threads > cores:
+        return "note", f"{said}: more threads than cores are slow; set OMP_NUM_THREADS={cores}"
+    return "ok", said
+
+
+def _gpu() -> tuple[str, str]:
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        why = f"torch is built for CUDA {built} but finds none" if built else "torch is a CPU build"
+        return ("note" if built else "ok"), f"none ({why}); --device auto computes on the CPU"
+    found = torch.cuda.get_device_properties(0)
+    return "ok", f"{found.name}, {size(found.total_memory)}; --device auto computes on it"
+
+
+def _kernels() -> tuple[str, str]:
+    """The library beside native.py is the one that was loaded: there is one per installation."""
+    built = sorted(Path(native.__file__).parent.glob("_kernels*.so"))
+    loaded = native.library()
+    if loaded is not None:
+        return "ok", f"for {loaded.processor}, from {', '.join(path.name for path in built)}"
+    if built:
+        names = ", ".join(path.name for path in built)
+        return "wrong", f"{names} cannot be used here: of another machine or version; {_REINSTALL}"
+    return "note", f"not built: the pure-torch way runs, which is slower; {_REINSTALL}"
+
+
+def _self_check() -> tuple[str, str]:
+    """One training step of a small network, in float32 as training runs it, against float64."""
+    found = {"cpu": disagreement(torch.device("cpu"))}
+    if torch.cuda.is_available():
+        found["cuda"] = disagreement(torch.device("cuda"))
+    limits = {"cpu": LIMIT, "cuda": CUDA_LIMIT}
+    wrong = [name for name, error in found.items() if not error <= limits[name]]
+    errors = ", ".join(f"{error:.1e} on {name}" for name, error in found.items())
+    said = f"outputs and gradients differ from torch in float64 by at most {errors} (relative)"
+    if wrong:
+        return "wrong", f"{said}; do not train or predict with this installation: report it"
+    return "ok", said
+
+
+def _triton() -> tuple[str, str]:
+    if find_spec("triton") is None:
+        needed = torch.cuda.is_available()
+        said = "not installed; kernels for GPUs need it" if needed else "not installed, not needed"
+        return ("note" if needed else "ok"), said
+    return "ok", f"{_version('triton') or 'installed'}"
+
+
+def _allocator() -> tuple[str, str]:
+    if memory.keep_freed_memory():
+        return "ok", "glibc takes thresholds: freed memory stays with the process"
+    return "note", "no glibc: freed memory goes back to the system each time, which is slower"
+
+
+def _cache() -> tuple[str, str]:
+    folder = default_cache()
+    try:
+        files.require_writable(folder, "cache")
+    except (UsageError, OSError) as error:
+        return "note", f"{error}; cases are prepared anew in memory, or give --cache"
+    there = folder
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    return ("ok" if free > 2**30 else "note"), f"{folder} is writable, {size(free)} free"
+
+
+def _optional() -> tuple[str, str]:
+    found = _version("openvino")
+    return "ok", f"openvino {found}" if found else "openvino is not installed, nothing needs it"
+
+
+ITEMS: dict[str, Callable[[], tuple[str, str]]] = {
+    "python": _python,
+    "machine": _machine,
+    "threads": _threads,
+    "gpu": _gpu,
+    "native kernels": _kernels,
+    "self-check": _self_check,
+    "triton": _triton,
+    "allocator": _allocator,
+    "cache": _cache,
+    "optional packages": _optional,
+}
+
+
+def disagreement(device: torch.device) -> float:
+    """Largest relative error of a small network's outputs and gradients, float32 against float64.
+
+    On `device` and as training runs it; the reference is the same network on the CPU, where float64
+    goes the pure-torch way. Relative to the largest value of each tensor; rounding that turns an
+    activation over at 0 is most of it.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = UniversalNet(base_channels=16, stages=2)
+        shape = {"strides": ((1, 1, 1), _HALVED), "kernels": (_ISOTROPIC, (1, 3, 3))}
+        net.add_bank("check", BankShape(channels=2, classes=3, **shape))
+        for weight in net.parameters():
+            if weight.ndim == 1:  # with biases of 0 a norm's scale has no gradient to compare
+                nn.init.normal_(weight, std=0.5)
+        image = torch.randn(2, 2, 9, 10, 8)
+        target = torch.randint(3, (2, 9, 10, 8))
+    exact = copy.deepcopy(net).double()
+    expected = _step(exact, image.double(), target)
+    found = _step(net.to(device), image.to(device), target.to(device))
+    return max(
+        ((a.cpu().double() - b).abs().max() / b.abs().max().clamp(min=1e-12)).item()
+        for a, b in zip(found, expected, strict=True)
+    )
+
+
+def _step(net: UniversalNet, image: Tensor, target: Tensor) -> list[Tensor]:
+    """Outputs and the gradients of all weights."""
+    outputs = net.train()(image, "check")
+    loss = supervised(LOSSES[TrainSpec().loss], outputs, target)
+    weights: list[nn.Parameter] = list(net.parameters())
+    gradients = torch.autograd.grad(loss, weights)
+    return [*(output.detach() for output in outputs), *gradients]
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
