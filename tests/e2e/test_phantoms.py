@@ -17,7 +17,7 @@ import pytest
 import u2net3d
 from u2net3d.cli import training
 from u2net3d.cli.app import run
-from u2net3d.spec import ModelSpec, TrainSpec
+from u2net3d.spec import DEFAULT_PRESET, PRESETS, TrainSpec
 
 DATA = Path(__file__).parents[2] / "data"
 HEART, PANCREAS = DATA / "Task02_Heart", DATA / "Task07_Pancreas"
@@ -31,7 +31,8 @@ def story(tmp_path_factory):
     learn = ["--data", str(DATA), "--cache", str(root / "cache"), *where]
     codes = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "ModelSpec", partial(ModelSpec, base_channels=4))
+        small = PRESETS[DEFAULT_PRESET].model_copy(update={"base_channels": 4})
+        patch.setitem(PRESETS, DEFAULT_PRESET, small)
         patch.setattr(training, "TrainSpec", partial(TrainSpec, validations=1, warmup_steps=4))
         codes["train"] = run(["train", "--domains", "heart,prostate", "--steps", "20", *learn])
         before = {path: path.read_bytes() for path in root.glob("model/**/*.safetensors")}

@@ -113,7 +113,15 @@ def test_the_best_form_is_the_fastest_of_a_family_and_ours_is_none():
         ]
     )
     assert [one.contender for one in rows if one.best_form] == ["channels-last"]
-    assert [one.times_ours and one.times_ours.median for one in rows] == [1, 0.5, 2, 7, 4.25, None, 3]
+    assert [one.times_ours and one.times_ours.median for one in rows] == [
+        1,
+        0.5,
+        2,
+        7,
+        4.25,
+        None,
+        3,
+    ]
 
 
 def test_forms_that_are_clearly_slower_leave_and_the_others_stay():

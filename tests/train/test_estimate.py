@@ -71,7 +71,7 @@ def test_the_largest_case_decides_about_the_memory_of_prediction():
         return estimate(SPEC, every, every, 0, CPU).prediction_memory_bytes
 
     small, large = facts((8, 8, 8)), facts((8, 8, 8), (40, 40, 40))
-    patch = 8**3 * 16 * 12
+    patch = 4**3 * 32 * 12  # the network begins at half the resolution, with 32 channels
     assert needed(small) == RUNTIME_BYTES + 4 * (8**3 * (2 + 3 + 2 + 3) + patch)
     more = prod((40, 40, 40)) - 8**3
     assert needed(large) - needed(small) == 4 * more * 10
