@@ -33,9 +33,9 @@ from u2net3d.patches.sample import choose_patch, generator, read_patch
 from u2net3d.patches.spatial import Spatial, mirror, resample_patch
 from u2net3d.prep.cache import PreparedCase
 from u2net3d.spec import DomainSpec, Plan, TrainSpec, ZScoreNormalisation
-from u2net3d.train import loop
 from u2net3d.train.guard import COPY_EVERY, Guard
 from u2net3d.train.history import History
+from u2net3d.train.optimiser import optimiser_for
 
 CLASSES = 3
 
@@ -167,7 +167,7 @@ def step_rows(spec: DomainSpec, folder: Path, repeats: int) -> list[Row]:
     for weight in net.parameters():
         weight.grad = torch.randn_like(weight)
     training = TrainSpec()
-    optimiser = loop._optimiser(net, training)
+    optimiser = optimiser_for(net, training)
     optimiser.step()
     guard = Guard(net, optimiser, (spec.name,))
     history, rng = History(folder / "run"), iter(range(10**9))

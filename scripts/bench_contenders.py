@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from u2net3d.prep.plan import topology
-from u2net3d.spec import DomainSpec, ModelSpec, Plan, ZScoreNormalisation
+from u2net3d.spec import DEFAULT_PRESET, PRESETS, DomainSpec, Plan, ZScoreNormalisation
 from u2net3d.volume import Triple
 
 Family = Literal["ours", "nnunet", "dense", "monai", "torch"]
@@ -66,7 +66,7 @@ class Contender(_Value):
     native: bool = False
     as_users_run_it: bool = False
     every_round: bool = False
-    preset: str = ""
+    preset: str = DEFAULT_PRESET
     domains: int = 1
 
 
@@ -134,7 +134,7 @@ def domain_contenders(quick: bool) -> list[Contender]:
 
 
 def ours(
-    name: str = "ours", *, native: bool = True, preset: str = "", domains: int = 1
+    name: str = "ours", *, native: bool = True, preset: str = DEFAULT_PRESET, domains: int = 1
 ) -> Contender:
     """Our network as `train` runs it."""
     return Contender(
@@ -143,7 +143,7 @@ def ours(
         channels_last=True,
         keeps_memory=True,
         native=native,
-        as_users_run_it=native and not preset,
+        as_users_run_it=native,
         every_round=native,
         preset=preset,
         domains=domains,
@@ -151,9 +151,8 @@ def ours(
 
 
 def _other_presets() -> list[Contender]:
-    if ModelSpec().preset == "paper":
-        return []
-    return [ours("ours, preset paper", preset="paper")]
+    others = [name for name in PRESETS if name != DEFAULT_PRESET]
+    return [ours(f"ours, preset {name}", preset=name) for name in others]
 
 
 def nnunet(device: str) -> Contender:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from u2net3d.losses import LOSSES, supervised
 from u2net3d.ops import native
 from u2net3d.ops.memory import keep_freed_memory
-from u2net3d.spec import ModelSpec, TrainSpec
-from u2net3d.train import loop
+from u2net3d.spec import DEFAULT_PRESET, PRESETS, TrainSpec
+from u2net3d.train.optimiser import optimiser_for
 from u2net3d.train.run import fresh_net
 
 Step = Callable[[], None]
@@ -86,9 +86,8 @@ def _endless(job: Job) -> Feed:
 
 
 def _our_net(contender: Contender, setting: Setting) -> tuple[nn.Module, list[str]]:
-    chosen = {"preset": contender.preset} if contender.preset else {}
     names = [f"domain{n}" for n in range(contender.domains)]
-    model = ModelSpec(stages=setting.stages, **chosen)
+    model = PRESETS[contender.preset].model_copy(update={"stages": setting.stages})
     return fresh_net(model, {name: setting.domain(name) for name in names}, 0), names
 
 
@@ -97,7 +96,7 @@ def _our_step(job: Job, feed: Feed) -> tuple[Step, int]:
     net, names = _our_net(job.contender, job.setting)
     net.to(job.device).train()
     recipe = TrainSpec()
-    optimiser = loop._optimiser(net, recipe)
+    optimiser = optimiser_for(net, recipe)
     weights = [weight for weight in net.parameters() if weight.requires_grad]
     turn = itertools.cycle(names)
 
@@ -124,7 +123,7 @@ def _peer_step(job: Job, feed: Feed) -> tuple[Step, int]:
     net = _formed(_dense(setting, _widths(contender, setting)), job).train()
     ours = contender.family == "dense"
     weights = list(net.parameters())
-    optimiser = loop._optimiser(net, TrainSpec()) if ours else _nnunet_optimiser(weights)
+    optimiser = optimiser_for(net, TrainSpec()) if ours else _nnunet_optimiser(weights)
     scaler = GradScaler(job.device, enabled=contender.precision == "fp16")
     loss_of = _our_loss if ours else _nnunet_loss(setting)
 
@@ -177,7 +176,8 @@ def _autocast(job: Job) -> AbstractContextManager[object]:
 
 def _widths(contender: Contender, setting: Setting) -> list[int]:
     if contender.family == "dense":
-        return [ModelSpec().base_channels * 2**stage for stage in range(setting.stages)]
+        base = PRESETS[DEFAULT_PRESET].base_channels
+        return [base * 2**stage for stage in range(setting.stages)]
     return [min(320, 32 * 2**stage) for stage in range(setting.stages)]  # nnU-Net's planner
 
 

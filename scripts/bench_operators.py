@@ -3,123 +3,257 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from bench_contenders import Job
 from torch import Tensor
 from torch.nn import functional as F
 
-from u2net3d.models.units import Pointwise, UnitBank
-from u2net3d.ops.depthwise import depthwise_conv3d
-from u2net3d.ops.norm import instance_norm_act
-from u2net3d.ops.pointwise import pointwise_conv3d
+from u2net3d.ops import layers, native, plain
+from u2net3d.ops.pending import EPS, Features, Pending, Triple
 
-Function = Callable[[Tensor], Tensor]
-_SLOPE, _EPS, _FLOAT_BYTES = 0.01, 1e-5, 4
+_SLOPE, _FLOAT_BYTES = 0.01, 4
+_ONE, _TWO = (1, 1, 1), (2, 2, 2)
+
+
+@dataclass(frozen=True)
+class Side:
+    """forward gives what backward takes."""
+
+    forward: Callable[[], Any]
+    backward: Callable[[Any], object]
 
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator and its peer, each with weights of its own, and the least it can do.
+    """An operator and its peer on the same numbers, and the least that both must move.
 
-    forward, backward: passes over the input and over the output of the least exact schedule, each
-    tensor being larger than the caches: one to read or write it, a further one where the mean over
-    a whole channel must be known first (docs/bench.md derives them).
+    forward, backward: floats of the least exact schedule, each tensor being larger than the caches
+    (docs/bench.md derives them).
     """
 
     name: str
-    ours: Function
-    torch: Function
-    weights: tuple[Tensor, ...]
-    forward: tuple[int, int]
-    backward: tuple[int, int]
+    ours: Side
+    torch: Side
+    forward: int
+    backward: int
 
 
-def operators(channels: int) -> list[Operator]:
-    """All of them, for tensors of that many channels."""
-    return [
-        _depthwise("depthwise 3×3×3", channels, (3, 3, 3), (1, 1, 1)),
-        _depthwise("depthwise 1×3×3", channels, (1, 3, 3), (1, 1, 1)),
-        _depthwise("depthwise 3×3×3, stride 2", channels, (3, 3, 3), (2, 2, 2)),
-        _norm(channels),
-        _pointwise(channels),
-        _unit(channels),
-    ]
+def measured(job: Job) -> tuple[Callable[[], dict[str, float]], dict[str, int]]:
+    """A round of all operators, and the bytes of their least schedules.
 
-
-def measured(job: Job) -> Callable[[], dict[str, float]]:
-    """A round of all of them: seconds by `operator|forward or backward|ours or torch`, and GB/s."""
-    shape = input_shape(job.quick)
-    least_s = 0.0 if job.quick else 0.05
+    The round gives seconds by `operator|forward or backward|ours or torch`, and GB/s by `copy` and
+    `triad`; the bytes go by `operator|forward or backward`.
+    """
     torch.set_default_device(job.device)
     torch.manual_seed(1)
-    x = torch.randn(shape).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
-    table = operators(shape[1])
+    table = operators((1, 8, 6, 10, 8) if job.quick else (2, 16, 64, 64, 64))
     buffers = [torch.ones(2**20 if job.quick else 2**26) for _ in range(3)]
+    least_s = 0.0 if job.quick else 0.05
 
     def once() -> dict[str, float]:
         found = bandwidth(buffers, job.device)
         for operator in table:
-            for side, function in (("ours", operator.ours), ("torch", operator.torch)):
-                forward, backward = _seconds(operator, function, x, least_s, job.device)
-                found[f"{operator.name}|forward|{side}"] = forward
-                found[f"{operator.name}|backward|{side}"] = backward
+            for name, side in (("ours", operator.ours), ("torch", operator.torch)):
+                forward, backward = _seconds(side, least_s, job.device)
+                found[f"{operator.name}|forward|{name}"] = forward
+                found[f"{operator.name}|backward|{name}"] = backward
         return found
 
     once()
-    return once
+    least = {}
+    for each in table:
+        least[f"{each.name}|forward"] = each.forward * _FLOAT_BYTES
+        least[f"{each.name}|backward"] = each.backward * _FLOAT_BYTES
+    return once, least
 
 
-def input_shape(quick: bool) -> tuple[int, int, int, int, int]:
-    """(B, C, D, H, W) of the input of every operator: 32 MiB, or next to nothing."""
-    return (1, 8, 6, 10, 8) if quick else (2, 16, 64, 64, 64)
-
-
-def least_bytes(job: Job) -> dict[str, int]:
-    """Bytes of the least schedule by `operator|forward or backward`."""
-    x = torch.zeros(input_shape(job.quick))
-    found = {}
-    for operator in operators(x.shape[1]):
-        with torch.no_grad():
-            sizes = (x.numel(), operator.torch(x).numel())
-        for side, passes in (("forward", operator.forward), ("backward", operator.backward)):
-            count = sum(n * size for n, size in zip(passes, sizes, strict=True))
-            found[f"{operator.name}|{side}"] = count * _FLOAT_BYTES
-    return found
-
-
-def bandwidth(buffers: list[Tensor], device: str) -> dict[str, float]:
+def bandwidth(buffers: Sequence[Tensor], device: str) -> dict[str, float]:
     """GB/s of a copy (one read, one write) and of a triad a = b + 3 c (two reads, one write)."""
     a, b, c = buffers
     size = a.numel() * _FLOAT_BYTES / 1e9
-    copy = _timed(lambda: a.copy_(b), device)
-    triad = _timed(lambda: torch.add(b, c, alpha=3, out=a), device)
+    copy = _least_seconds(lambda: a.copy_(b), device)
+    triad = _least_seconds(lambda: torch.add(b, c, alpha=3, out=a), device)
     return {"copy": 2 * size / copy, "triad": 3 * size / triad}
 
 
-def _seconds(
-    operator: Operator, function: Function, x: Tensor, least_s: float, device: str
-) -> tuple[float, float]:
+def operators(shape: tuple[int, int, int, int, int]) -> list[Operator]:
+    """All of them, for inputs (B, C, D, H, W)."""
+    x = _drawn(*shape)
+    return [
+        _stem(_drawn(shape[0], 1, *shape[2:]), shape[1]),
+        _depthwise("depthwise 3×3×3", x, (3, 3, 3), _ONE),
+        _depthwise("depthwise 1×3×3", x, (1, 3, 3), _ONE),
+        _depthwise("depthwise 3×3×3, stride 2", x, (3, 3, 3), _TWO),
+        _pointwise(x),
+        _unit("separable unit", x, inner=True),
+        _unit("separable unit without inner norm", x, inner=False),
+        _summed(x, _drawn(*shape)),
+        _head(x, classes=3),
+    ]
+
+
+def _stem(image: Tensor, channels: int) -> Operator:
+    passes, weight = _passes(image), _weight(channels, 1, 3, 3, 3)
+    ours = Side(
+        lambda: passes.stem_forward(image, weight, _ONE),
+        lambda found: passes.stem_backward(_ones(found[0]), image, weight, _ONE),
+    )
+    size = image.numel() + channels * image.numel()
+    return Operator(
+        "stem", ours, _by_torch(lambda: F.conv3d(image, weight, padding=1), weight), size, size
+    )
+
+
+def _depthwise(name: str, x: Tensor, kernel: Triple, stride: Triple) -> Operator:
+    passes, channels = _passes(x), x.shape[1]
+    weight, sources, (d, h, w) = _weight(channels, 1, *kernel), [Features(x, None)], x.shape[2:]
+    padding = [n // 2 for n in kernel]
+    ours = Side(
+        lambda: passes.depthwise_forward(sources, weight, stride, (d, h, w)),
+        lambda found: passes.depthwise_backward(
+            _ones(found[0]), None, None, sources, weight, stride, (d, h, w), [True]
+        ),
+    )
+    moving = x.detach().requires_grad_()
+    peer = _by_torch(
+        lambda: F.conv3d(moving, weight, None, stride, padding, groups=channels), moving, weight
+    )
+    u = peer.forward().numel()
+    return Operator(name, ours, peer, x.numel() + u, 2 * x.numel() + u)
+
+
+def _pointwise(x: Tensor) -> Operator:
+    passes, channels = _passes(x), x.shape[1]
+    weight, source = _weight(channels, channels), Features(x, None)
+    ours = Side(
+        lambda: passes.pointwise_forward(source, weight),
+        lambda found: passes.pointwise_backward(
+            _ones(found[0]), source, weight, (True, True, False)
+        ),
+    )
+    moving = x.detach().requires_grad_()
+    peer = _by_torch(lambda: F.conv3d(moving, weight[:, :, None, None, None]), moving, weight)
+    return Operator("pointwise", ours, peer, 2 * x.numel(), 3 * x.numel())
+
+
+def _unit(name: str, x: Tensor, *, inner: bool) -> Operator:
+    """Reads a pending norm and leaves one: stride 1, as many channels out as in."""
+    channels, (d, h, w) = x.shape[1], x.shape[2:]
+    source = _pending(x)
+    weight, matrix = _weight(channels, 1, 3, 3, 3), _weight(channels, channels)
+    between, behind = _norm(channels), _norm(channels)
+    inputs = [source.x, *source.norm.tensors[2:], weight, matrix]
+    inputs += between[:2] if inner else []
+
+    def ours() -> Tensor:
+        norm = between if inner else None
+        return layers.separable_unit([source], weight, norm, matrix, behind, _ONE, (d, h, w)).x
+
+    def peer() -> Tensor:
+        u = F.conv3d(_applied(source), weight, padding=1, groups=channels)
+        u = _normed(u, *between[:2]) if inner else u
+        return F.conv3d(u, matrix[:, :, None, None, None])
+
+    forward, backward = (4, 10) if inner else (2, 6)
+    size = x.numel()
+    sides = (_by_torch(ours, *inputs), _by_torch(peer, *inputs))
+    return Operator(name, *sides, forward * size, backward * size)
+
+
+def _summed(x: Tensor, other: Tensor) -> Operator:
+    first, second = _pending(x), _pending(other)
+    inputs = [t for each in (first, second) for t in (each.x, *each.norm.tensors[2:])]
+
+    def peer() -> Tensor:
+        return F.leaky_relu(_applied(first) + _applied(second), _SLOPE)
+
+    sides = (
+        _by_torch(lambda: layers.summed([first, second], _SLOPE).x, *inputs),
+        _by_torch(peer, *inputs),
+    )
+    return Operator("sum and activation", *sides, 3 * x.numel(), 10 * x.numel())
+
+
+def _head(x: Tensor, classes: int) -> Operator:
+    source, matrix, bias = _pending(x), _weight(classes, x.shape[1]), _weight(classes)
+    inputs = [source.x, *source.norm.tensors[2:], matrix, bias]
+
+    def peer() -> Tensor:
+        return F.conv3d(_applied(source), matrix[:, :, None, None, None], bias)
+
+    sides = (
+        _by_torch(lambda: layers.head(source, matrix, bias), *inputs),
+        _by_torch(peer, *inputs),
+    )
+    y = x.numel() // x.shape[1] * classes
+    return Operator("head", *sides, x.numel() + y, 5 * x.numel() + y)
+
+
+def _by_torch(forward: Callable[[], Tensor], *inputs: Tensor) -> Side:
+    """The backward that autograd knows, for all inputs."""
+    return Side(forward, lambda y: torch.autograd.grad(y, inputs, _ones(y)))
+
+
+def _pending(x: Tensor) -> Features:
+    """x with its own statistics, norm and activation not carried out yet."""
+    variance, mean = torch.var_mean(x, (2, 3, 4), correction=0)
+    rstd = torch.rsqrt(variance + EPS)
+    raw = x.detach().requires_grad_()
+    return Features(raw, Pending(mean, rstd, *_norm(x.shape[1])))
+
+
+def _applied(source: Features) -> Tensor:
+    """The same carried out by torch, statistics included."""
+    assert source.norm is not None
+    return _normed(source.x, source.norm.weight, source.norm.bias)
+
+
+def _normed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.leaky_relu(F.instance_norm(x, None, None, weight, bias, eps=EPS), _SLOPE)
+
+
+def _norm(channels: int) -> layers.Norm:
+    return layers.Norm(_weight(channels), _weight(channels), _SLOPE)
+
+
+def _passes(x: Tensor) -> Any:
+    """Those that the operators themselves take for such a tensor."""
+    return native if native.usable(x) else plain
+
+
+def _weight(*shape: int) -> Tensor:
+    return torch.randn(shape).requires_grad_()
+
+
+def _drawn(*shape: int) -> Tensor:
+    return torch.randn(shape).contiguous(memory_format=torch.channels_last_3d)
+
+
+def _ones(y: Tensor) -> Tensor:
+    return torch.ones_like(y)
+
+
+def _seconds(side: Side, least_s: float, device: str) -> tuple[float, float]:
     """Of one forward and one backward, the mean of as many as take `least_s`."""
     forward, backward, count = 0.0, 0.0, 0
-    inputs = (x, *operator.weights)
     while count == 0 or forward + backward < least_s:
         count += 1
         began = time.perf_counter()
-        y = function(x)
+        found = side.forward()
         _wait(device)
         forward += time.perf_counter() - began
-        gradient = torch.ones_like(y)
         began = time.perf_counter()
-        torch.autograd.grad(y, inputs, gradient)
+        side.backward(found)
         _wait(device)
         backward += time.perf_counter() - began
     return forward / count, backward / count
 
 
-def _timed(act: Callable[[], object], device: str) -> float:
+def _least_seconds(act: Callable[[], object], device: str) -> float:
     """The least of three, as STREAM has it: a limit is what the machine can do."""
     found = []
     for _ in range(3):
@@ -133,68 +267,3 @@ def _timed(act: Callable[[], object], device: str) -> float:
 def _wait(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
-
-
-def _drawn(*shape: int) -> Tensor:
-    return torch.randn(shape).requires_grad_()
-
-
-def _depthwise(
-    name: str, channels: int, kernel: tuple[int, int, int], stride: tuple[int, int, int]
-) -> Operator:
-    weight = _drawn(channels, 1, *kernel)
-    d, h, w = (n // 2 for n in kernel)
-    return Operator(
-        name,
-        lambda x: depthwise_conv3d(x, weight, stride),
-        lambda x: F.conv3d(x, weight, None, stride, (d, h, w), groups=channels),
-        (weight,),
-        forward=(1, 1),
-        backward=(2, 1),
-    )
-
-
-def _norm(channels: int) -> Operator:
-    weight, bias = _drawn(channels), _drawn(channels)
-    return Operator(
-        "norm and activation",
-        lambda x: instance_norm_act(x, weight, bias, _SLOPE, _EPS),
-        lambda x: F.leaky_relu(F.instance_norm(x, None, None, weight, bias, eps=_EPS), _SLOPE),
-        (weight, bias),
-        forward=(2, 1),
-        backward=(3, 2),
-    )
-
-
-def _pointwise(channels: int) -> Operator:
-    weight = _drawn(channels, channels)
-    return Operator(
-        "pointwise",
-        lambda x: pointwise_conv3d(x, weight),
-        lambda x: F.conv3d(x, weight[:, :, None, None, None]),
-        (weight,),
-        forward=(1, 1),
-        backward=(2, 1),
-    )
-
-
-def _unit(channels: int) -> Operator:
-    """Depthwise, norm, activation, pointwise, norm, activation: stride 1, as many out as in."""
-    bank, shared = UnitBank(channels, channels, (3, 3, 3)), Pointwise(channels, channels)
-    weights = (*bank.parameters(), *shared.parameters())
-
-    def peer(x: Tensor) -> Tensor:
-        u = F.conv3d(x, bank.weight, None, 1, 1, groups=channels)
-        u = F.instance_norm(u, None, None, bank.inner.weight, bank.inner.bias, eps=_EPS)
-        v = F.conv3d(F.leaky_relu(u, _SLOPE), shared.weight[:, :, None, None, None])
-        v = F.instance_norm(v, None, None, bank.outer.weight, bank.outer.bias, eps=_EPS)
-        return F.leaky_relu(v, _SLOPE)
-
-    return Operator(
-        "separable unit",
-        lambda x: bank(x, shared),
-        peer,
-        weights,
-        forward=(3, 3),
-        backward=(5, 5),
-    )

@@ -164,7 +164,7 @@ class TrainSpec(Frozen):
 
     steps: int = Field(default=STEPS_PER_DOMAIN, ge=1)
     time_s: float | None = Field(default=None, gt=0)
-    optimiser: Literal["adamw", "sgd"] = "adamw"
+    optimiser: Literal["muon", "adamw", "sgd"] = "muon"
     learning_rate: float = Field(default=1e-2, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
     warmup_steps: int = Field(default=40, ge=0)

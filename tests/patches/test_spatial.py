@@ -89,6 +89,16 @@ def test_zooming_axis_by_axis_agrees_with_the_map_of_every_voxel(noisy_case, zoo
     assert np.array_equal(one[1], other[1])
 
 
+@pytest.mark.parametrize("at_once", [1, 200, 10**6])
+def test_how_many_points_are_looked_up_together_changes_nothing(noisy_case, monkeypatch, at_once):
+    case, change = noisy_case((12, 9, 10), channels=2), Spatial((0.3, 0.2, -0.5), 0.8, 0.4, 11)
+    whole = resample_patch(case, (-2, 0, 1), (9, 10, 11), ISOTROPIC, change)
+    monkeypatch.setattr("u2net3d.patches.spatial.AT_ONCE", at_once)
+    parts = resample_patch(case, (-2, 0, 1), (9, 10, 11), ISOTROPIC, change)
+    assert np.array_equal(whole[0], parts[0])
+    assert np.array_equal(whole[1], parts[1])
+
+
 def test_resampling_never_writes_to_the_case(noisy_case):
     case = noisy_case((9, 9, 9))
     case.image.flags.writeable = case.label.flags.writeable = False

@@ -25,11 +25,12 @@ from u2net3d.models.banks import BankShape
 from u2net3d.models.universal import UniversalNet
 from u2net3d.ops import memory, native
 from u2net3d.prep.cache import default_cache
-from u2net3d.spec import Frozen, TrainSpec
+from u2net3d.spec import PRESETS, Frozen, ModelSpec, TrainSpec
 
 LIMIT = 3e-3  # relative error of float32 against float64: usually 1e-5 to 2e-4, see `disagreement`
 CUDA_LIMIT = 1e-2  # torch's convolutions round to TF32 there
-_ISOTROPIC, _HALVED = (3, 3, 3), (2, 2, 2)
+_STRIDES = ((1, 1, 1), (2, 2, 2), (1, 2, 2))
+_KERNELS = ((3, 3, 3), (1, 3, 3), (3, 3, 3))
 _REINSTALL = "install a C compiler (gcc), then this package anew with `pip install --no-cache-dir`"
 
 
@@ -174,17 +175,20 @@ ITEMS: dict[str, Callable[[], tuple[str, str]]] = {
 
 
 def disagreement(device: torch.device) -> float:
-    """Largest relative error of a small network's outputs and gradients, float32 against float64.
+    """Largest relative error of small networks' outputs and gradients, float32 against float64.
 
-    On `device` and as training runs it; the reference is the same network on the CPU, where float64
-    goes the pure-torch way. Relative to the largest value of each tensor; rounding that turns an
-    activation over at 0 is most of it.
+    One of each preset, on `device` and as training runs it; the reference is the same network on
+    the CPU, where float64 goes the pure-torch way. Relative to the largest value of each tensor;
+    rounding that turns an activation over at 0 is most of it.
     """
+    return max(_disagreement(model, device) for model in PRESETS.values())
+
+
+def _disagreement(model: ModelSpec, device: torch.device) -> float:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = UniversalNet(base_channels=16, stages=2)
-        shape = {"strides": ((1, 1, 1), _HALVED), "kernels": (_ISOTROPIC, (1, 3, 3))}
-        net.add_bank("check", BankShape(channels=2, classes=3, **shape))
+        net = UniversalNet.of(model.model_copy(update={"stages": len(_STRIDES)}))
+        net.add_bank("check", BankShape(channels=2, classes=3, strides=_STRIDES, kernels=_KERNELS))
         for weight in net.parameters():
             if weight.ndim == 1:  # with biases of 0 a norm's scale has no gradient to compare
                 nn.init.normal_(weight, std=0.5)

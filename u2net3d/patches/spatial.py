@@ -18,6 +18,7 @@ from u2net3d.prep.cache import IGNORED, PreparedCase
 from u2net3d.spec import Mirroring
 from u2net3d.volume import Array, Triple, TripleF
 
+AT_ONCE = 2**15  # points that are looked up together
 BEND_CELLS = 4  # the elastic grid has this many cells along each axis of a patch
 
 
@@ -81,10 +82,16 @@ def _mapped(case: PreparedCase, points: Array) -> tuple[Array, Array]:
             outside |= beyond
     image = np.ascontiguousarray(case.image[(slice(None), *blocks)])
     label = np.ascontiguousarray(case.label[tuple(blocks)])
-    nearest = flat_index([np.rint(x) for x in points], label.shape)
-    new_label = label.reshape(-1).take(nearest)
+    new_image = np.empty((len(image), *outside.shape), image.dtype)
+    new_label = np.empty(outside.shape, label.dtype)
+    thickness = max(1, AT_ONCE // outside[0].size)  # what is at work stays in the cache
+    for d in range(0, len(outside), thickness):
+        slab = slice(d, d + thickness)
+        new_image[:, slab] = at_points(image, points[:, slab])
+        nearest = flat_index([np.rint(x) for x in points[:, slab]], label.shape)
+        new_label[slab] = label.reshape(-1).take(nearest)
     new_label[outside] = IGNORED
-    return at_points(image, points), new_label
+    return new_image, new_label
 
 
 def _stretched(case: PreparedCase, rows: list[Array]) -> tuple[Array, Array]:

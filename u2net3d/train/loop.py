@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -21,12 +21,12 @@ from u2net3d.losses import LOSSES, supervised
 from u2net3d.models.universal import UniversalNet
 from u2net3d.ops.memory import keep_freed_memory
 from u2net3d.patches.loader import Batch, Prefetcher, round_robin
-from u2net3d.spec import TrainSpec
 from u2net3d.train import checkpoint, memory
 from u2net3d.train.checkpoint import Checkpoint
 from u2net3d.train.guard import MOST_RETURNS, Guard
 from u2net3d.train.history import History
 from u2net3d.train.interrupt import held_back, stopping
+from u2net3d.train.optimiser import optimiser_for, trained
 from u2net3d.train.roles import Listener, Result, Run
 from u2net3d.train.schedule import (
     Progress,
@@ -86,7 +86,7 @@ class _Loop:
 
     def __init__(self, net: UniversalNet, run: Run, listener: Listener) -> None:
         self.net, self.run, self.listener = net, run, listener
-        self.optimiser = _optimiser(net, run.spec)
+        self.optimiser = optimiser_for(net, run.spec)
         self.guard = Guard(net, self.optimiser, tuple(each.spec.name for each in run.learners))
         self.history = History(run.folder)
         self.at = Progress(0, 0.0)
@@ -278,28 +278,11 @@ def _learn(
     if not guard.is_acceptable(batch.domain, value):
         return value, False
     loss.backward()  # type: ignore[no-untyped-call]
-    norm = nn.utils.clip_grad_norm_(_trained(net), run.spec.clip_norm).item()
+    norm = nn.utils.clip_grad_norm_(trained(net), run.spec.clip_norm).item()
     if not math.isfinite(norm):
         return norm, False
     optimiser.step()
     return value, True
-
-
-def _optimiser(net: UniversalNet, spec: TrainSpec) -> torch.optim.Optimizer:
-    """A loop over some hundred small tensors costs milliseconds in Python, hence fused.
-
-    torch's fused SGD asks that all weights had their first step together; here domains take turns.
-    """
-    weights, rate, decay = _trained(net), spec.learning_rate, spec.weight_decay
-    if spec.optimiser == "adamw":
-        return torch.optim.AdamW(weights, rate, weight_decay=decay, fused=True)
-    return torch.optim.SGD(
-        weights, rate, momentum=0.99, nesterov=True, weight_decay=decay, foreach=True
-    )
-
-
-def _trained(net: UniversalNet) -> Sequence[Tensor]:
-    return [weight for weight in net.parameters() if weight.requires_grad]
 
 
 def _mean(scores: dict[str, DomainScore]) -> float:
