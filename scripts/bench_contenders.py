@@ -10,7 +10,7 @@ from u2net3d.prep.plan import topology
 from u2net3d.spec import DEFAULT_PRESET, PRESETS, DomainSpec, Plan, ZScoreNormalisation
 from u2net3d.volume import Triple
 
-Family = Literal["ours", "nnunet", "dense", "monai", "torch"]
+Family = Literal["ours", "nnunet", "dense", "dense-paper", "monai", "torch"]
 Kind = Literal["forward", "step", "memory", "operators"]
 FASTER = "the faster"  # of fp32 and bf16, by their trial steps; settled before the worker starts
 MOST_STAGES = 6
@@ -70,7 +70,8 @@ class Contender(_Value):
     domains: int = 1
 
 
-_DENSE = "dense net of our widths"
+_DENSE = "dense net of our topology"
+_DENSE_PAPER = "dense net of the paper's topology"
 _MONAI = Contender(name="MONAI BasicUNet", family="monai", as_users_run_it=True, every_round=True)
 
 
@@ -116,15 +117,15 @@ def contenders(kind: Kind, device: str, quick: bool) -> list[Contender]:
     Compiling takes minutes, so it is for the training step alone, and not for a quick run.
     """
     raised, last, half, compiled = _forms("nnU-Net", "nnunet", device)
-    dense = Contender(name=_DENSE, family="dense", every_round=True)
-    dense_raised, dense_last, *_ = _forms(_DENSE, "dense", device)
+    dense = _dense(_DENSE, "dense", device)
+    paper = _dense(_DENSE_PAPER, "dense-paper", device)
     if kind == "memory":
         return [ours(), *_other_presets(), nnunet(device), last, half]
     both = [ours(), *_other_presets(), ours("ours in pure torch", native=False), nnunet(device)]
     if kind == "forward":
-        return [*both, last, half, dense_last, _MONAI]
+        return [*both, last, half, dense[-1], paper[-1], _MONAI]
     more = [] if quick else [compiled]
-    return [*both, raised, last, half, *more, dense, dense_raised, dense_last]
+    return [*both, raised, last, half, *more, *dense, *paper]
 
 
 def domain_contenders(quick: bool) -> list[Contender]:
@@ -166,6 +167,11 @@ def nnunet(device: str) -> Contender:
         as_users_run_it=True,
         every_round=True,
     )
+
+
+def _dense(name: str, family: Family, device: str) -> list[Contender]:
+    raised, last, *_ = _forms(name, family, device)
+    return [Contender(name=f"{name}, as it comes", family=family, every_round=True), raised, last]
 
 
 def _forms(name: str, family: Family, device: str) -> list[Contender]:

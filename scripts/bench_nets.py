@@ -120,8 +120,8 @@ def _peer_step(job: Job, feed: Feed) -> tuple[Step, int]:
     from torch.amp import GradScaler
 
     contender, setting = job.contender, job.setting
-    net = _formed(_dense(setting, _widths(contender, setting)), job).train()
-    ours = contender.family == "dense"
+    net = _formed(_dense(contender, setting), job).train()
+    ours = contender.family != "nnunet"
     weights = list(net.parameters())
     optimiser = optimiser_for(net, TrainSpec()) if ours else _nnunet_optimiser(weights)
     scaler = GradScaler(job.device, enabled=contender.precision == "fp16")
@@ -174,27 +174,48 @@ def _autocast(job: Job) -> AbstractContextManager[object]:
     return nullcontext() if half is None else torch.autocast(job.device, half)
 
 
-def _widths(contender: Contender, setting: Setting) -> list[int]:
-    if contender.family == "dense":
-        base = PRESETS[DEFAULT_PRESET].base_channels
-        return [base * 2**stage for stage in range(setting.stages)]
-    return [min(320, 32 * 2**stage) for stage in range(setting.stages)]  # nnU-Net's planner
+def _dense(contender: Contender, setting: Setting) -> nn.Module:
+    """nnU-Net's network with the channels of its planner, or with those of one of our presets."""
+    if contender.family == "nnunet":
+        return _plain(setting, 0, [min(320, 32 * 2**stage) for stage in range(setting.stages)])
+    model = PRESETS["paper" if contender.family == "dense-paper" else DEFAULT_PRESET]
+    first = model.design.first_stage
+    widths = [model.base_channels * 2**stage for stage in range(first, setting.stages)]
+    net = _plain(setting, first, widths)
+    return _Finer(net, setting) if first else net
 
 
-def _dense(setting: Setting, widths: list[int]) -> nn.Module:
-    """nnU-Net's network as its planner sets it up, with these channels per stage."""
+class _Finer(nn.Module):
+    """A network that begins at stage 1, its finest logits brought back to the full resolution."""
+
+    def __init__(self, net: nn.Module, setting: Setting) -> None:
+        super().__init__()
+        self.net, stride = net, setting.strides[1]
+        self.decoder = net.decoder
+        self.back = nn.ConvTranspose3d(setting.classes, setting.classes, stride, stride)
+
+    def forward(self, image: Tensor) -> list[Tensor] | Tensor:
+        levels = self.net(image)
+        if isinstance(levels, Tensor):
+            return self.back(levels)
+        return [self.back(levels[0]), *levels[1:]]
+
+
+def _plain(setting: Setting, first: int, widths: list[int]) -> nn.Module:
+    """nnU-Net's network from stage `first` on, where its first convolution strides to."""
     from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
+    stages = setting.stages - first
     net = PlainConvUNet(
         setting.channels,
-        setting.stages,
+        stages,
         widths,
         nn.Conv3d,
-        setting.kernels,
-        setting.strides,
-        [2] * setting.stages,
+        setting.kernels[first:],
+        setting.strides[first:],
+        [2] * stages,
         setting.classes,
-        [2] * (setting.stages - 1),
+        [2] * (stages - 1),
         conv_bias=True,
         norm_op=nn.InstanceNorm3d,
         norm_op_kwargs={"eps": 1e-5, "affine": True},
@@ -207,7 +228,7 @@ def _dense(setting: Setting, widths: list[int]) -> nn.Module:
 
 
 def _evaluated(job: Job) -> nn.Module:
-    net = _dense(job.setting, _widths(job.contender, job.setting))
+    net = _dense(job.contender, job.setting)
     net.decoder.deep_supervision = False  # as nnU-Net's predictor does
     return net
 

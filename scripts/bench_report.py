@@ -41,7 +41,7 @@ class Row(_Said):
     section: Section
     setting: str
     contender: str
-    family: Literal["ours", "nnunet", "dense", "monai", "torch"]
+    family: Literal["ours", "nnunet", "dense", "dense-paper", "monai", "torch"]
     precision: Literal["fp32", "bf16", "fp16"]
     memory_format: Literal["contiguous", "channels-last"]
     compiled: bool

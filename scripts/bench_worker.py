@@ -115,7 +115,11 @@ def imported(family: str) -> None:
     import torch
 
     torch.nn.functional.conv3d(torch.zeros(1, 1, 4, 4, 4), torch.zeros(1, 1, 3, 3, 3))
-    needed = {"nnunet": [_DENSE_NET, *_NNUNET_LOSSES], "dense": [_DENSE_NET]}
+    needed = {
+        "nnunet": [_DENSE_NET, *_NNUNET_LOSSES],
+        "dense": [_DENSE_NET],
+        "dense-paper": [_DENSE_NET],
+    }
     for module in needed.get(family, []):
         importlib.import_module(module)
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from u2net3d.errors import UsageError
 from u2net3d.volume import Triple, TripleF
 
-STEPS_PER_DOMAIN = 500  # of the preset, where no budget is given
+STEPS_PER_DOMAIN = 1500  # of the preset, where no budget is given
 BANK_LEARNING_RATE = 2e-2  # of a bank alone, on a frozen trunk: nothing shared can be upset
 # Words of the command line, and the attributes of nn.ModuleDict, which no key of one may be.
 _WORDS = ("auto", "all", "mean", "nearest", "fresh")

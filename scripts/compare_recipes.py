@@ -1,0 +1,224 @@
+"""Networks and training recipes on real data, every one with the same processor time for its steps.
+
+A variant differs from the default in what `VARIANTS` says. Its steps are the budget by the time of
+one of its steps, which is measured first, all variants in turn; so a cheaper network makes more of
+them, and what else the machine does changes no result. Dice is that of the last step, on whole
+validation volumes. A row is written behind every run; what has one already is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from u2net3d.io.dataset import Dataset, find_datasets, split
+from u2net3d.losses import LOSSES, supervised
+from u2net3d.ops.memory import keep_freed_memory
+from u2net3d.prep.cache import default_cache
+from u2net3d.prep.plan import domain_spec
+from u2net3d.spec import DEFAULT_PRESET, PRESETS, Design, DomainSpec, Frozen, ModelSpec, TrainSpec
+from u2net3d.train.optimiser import optimiser_for
+from u2net3d.train.run import Request, fresh_net, train_model
+from u2net3d.train.schedule import Progress
+from u2net3d.train.validate import DomainScore
+
+BASE = PRESETS[DEFAULT_PRESET]
+ROUNDS = 5  # in which every variant has one measured step
+
+
+class Variant(Frozen):
+    """A network and how it is trained."""
+
+    model: ModelSpec = BASE
+    training: TrainSpec = TrainSpec()
+
+
+class Row(Frozen):
+    """What came of a variant. step_s: seconds of all threads for the network's step."""
+
+    domain: str
+    variant: str
+    seed: int
+    budget_s: float
+    step_s: float
+    steps: int
+    weights: int
+    dice: float
+    labels: dict[str, float]
+
+
+def _built(**changes: object) -> Variant:
+    design = Design(**{**BASE.design.model_dump(), **changes})
+    return Variant(model=BASE.model_copy(update={"design": design}))
+
+
+def _trained(**changes: object) -> Variant:
+    return Variant(training=TrainSpec(**changes))
+
+
+def _wide(base_channels: int) -> Variant:
+    return Variant(model=BASE.model_copy(update={"base_channels": base_channels}))
+
+
+VARIANTS: dict[str, Variant] = {
+    "base": Variant(),
+    "paper": Variant(model=PRESETS["paper"]),
+    "AdamW alone": _trained(optimiser="adamw"),
+    "from the full resolution on": _built(first_stage=0),
+    "norm between the halves too": _built(inner_norm=True),
+    "no residual sum": _built(residual=False),
+    "up-sampling first": _built(coarse_up=False),
+    "base channels 12": _wide(12),
+    "base channels 24": _wide(24),
+    "SGD": _trained(optimiser="sgd"),
+    "learning rate 5e-3": _trained(learning_rate=5e-3),
+    "learning rate 2e-2": _trained(learning_rate=2e-2),
+}
+
+
+def main() -> None:
+    asked = arguments()
+    keep_freed_memory()
+    torch.set_num_threads(asked.threads)
+    names = asked.variants.split(",") if asked.variants else list(VARIANTS)
+    for seed in [int(text) for text in asked.seeds.split(",")]:
+        for dataset in find_datasets(asked.data, asked.domains.split(",")):
+            missing = [name for name in names if not _there(asked, dataset.domain, name, seed)]
+            steps = step_seconds(dataset, missing)
+            for name in missing:
+                row = run(dataset, name, seed, asked.seconds, steps[name])
+                with asked.rows.open("a") as file:
+                    file.write(row.model_dump_json() + "\n")
+                print(row.model_dump_json(), flush=True)
+    report(rows(asked.rows))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--domains", required=True)
+    parser.add_argument("--variants", help="some, with commas; else all")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--seconds", type=float, default=150, help="processor time of the steps")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rows", type=Path, required=True, help="JSON, one line a run")
+    return parser.parse_args()
+
+
+def rows(file: Path) -> list[Row]:
+    """All that were written so far."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [Row.model_validate_json(line) for line in lines]
+
+
+def _there(asked: argparse.Namespace, domain: str, name: str, seed: int) -> bool:
+    wanted = (domain, name, seed, asked.seconds)
+    return wanted in {(r.domain, r.variant, r.seed, r.budget_s) for r in rows(asked.rows)}
+
+
+def step_seconds(dataset: Dataset, names: Iterable[str]) -> dict[str, float]:
+    """Processor seconds of one step of every variant, on noise: medians of rounds, interleaved."""
+    spec = domain_spec(dataset, split(dataset, 0).training, BASE.stages)
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(ROUNDS + 1):
+        for name, times in found.items():
+            spent = _one_step(spec, VARIANTS[name])
+            if turn:  # the first round pays for memory
+                times.append(spent)
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
+def _one_step(spec: DomainSpec, variant: Variant) -> float:
+    stages = spec.plan.stages
+    net = fresh_net(variant.model.model_copy(update={"stages": stages}), {spec.name: spec}, 0)
+    optimiser = optimiser_for(net.train(), variant.training)
+    patch = (spec.plan.batch_size, len(spec.channels), *spec.plan.patch_size)
+    image = torch.randn(patch)
+    label = torch.randint(len(spec.labels), (patch[0], *patch[2:]))
+    began = time.process_time()
+    loss = supervised(LOSSES[variant.training.loss], net(image, spec.name), label)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
+    return time.process_time() - began
+
+
+def run(dataset: Dataset, name: str, seed: int, budget_s: float, step_s: float) -> Row:
+    """Trains one variant on one domain and judges its last step."""
+    variant, steps = VARIANTS[name], max(1, round(budget_s / step_s))
+    changes = {"steps": steps, "seed": seed, "validations": 1}
+    spec = variant.training.model_copy(update=changes)
+    with tempfile.TemporaryDirectory() as folder:
+        request = Request(
+            model=Path(folder) / "model",
+            spec=spec,
+            device=torch.device("cpu"),
+            cache=default_cache(),
+            resume=False,
+            overwrite=False,
+            command="scripts/compare-recipes",
+        )
+        result, _ = train_model([dataset], variant.model, request, Quiet(), _say, _prepared)
+    plan = domain_spec(dataset, split(dataset, 0).training, BASE.stages)
+    model = variant.model.model_copy(update={"stages": plan.plan.stages})
+    score = result.scores[dataset.domain]
+    return Row(
+        domain=dataset.domain,
+        variant=name,
+        seed=seed,
+        budget_s=budget_s,
+        step_s=round(step_s, 4),
+        steps=steps,
+        weights=sum(w.numel() for w in fresh_net(model, {plan.name: plan}, 0).parameters()),
+        dice=round(score.mean, 4),
+        labels={label: round(dice or 0.0, 4) for label, dice in score.per_label().items()},
+    )
+
+
+class Quiet:
+    """Listens to nothing but what is out of the ordinary."""
+
+    def stepped(self, at: Progress, share: float, domain: str, loss: float) -> None: ...
+
+    def validated(self, at: Progress, scores: dict[str, DomainScore], best: bool) -> None: ...
+
+    def told(self, text: str) -> None:
+        print(text)
+
+
+def _say(text: str) -> None: ...
+
+
+def _prepared(domain: str, what: str, done: int, of: int) -> None: ...
+
+
+def report(found: list[Row]) -> None:
+    """Per variant and domain: what a step costs, and Dice of every seed, with the mean."""
+    domains = list(dict.fromkeys(row.domain for row in found))
+    table = Table("variant", *(f"{d}: s a step, steps, Dice" for d in domains))
+    for name in dict.fromkeys(row.variant for row in found):
+        cells = []
+        for domain in domains:
+            own = sorted(
+                (r for r in found if (r.variant, r.domain) == (name, domain)), key=lambda r: r.seed
+            )
+            dice = [row.dice for row in own]
+            each = ", ".join(f"{value:.3f}" for value in dice)
+            cells.append(
+                f"{own[0].step_s:.3f}, {own[0].steps}, {statistics.mean(dice):.3f} ({each})"
+                if own
+                else ""
+            )
+        table.add_row(name, *cells)
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()
