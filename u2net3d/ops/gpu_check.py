@@ -65,7 +65,8 @@ def passes(
     def source(channels: int, space: Sequence[int], up: Triple, normed: bool) -> Features:
         x = draw(case.batch, channels, *space, kind=dtype)
         mean, rstd = (t.float() for t in plain.statistics(x.double()))
-        norm = Pending(mean, rstd, *draw(2, channels), case.slope)
+        scale, offset = draw(2, channels)
+        norm = Pending(mean, rstd, scale, offset, case.slope)
         return Features(x, norm if normed else None, up)
 
     one, channels, grid = (1, 1, 1), sum(case.channels), case.space
