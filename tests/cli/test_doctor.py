@@ -9,7 +9,7 @@ import torch
 
 from u2net3d.cli import doctor
 from u2net3d.models.universal import UniversalNet
-from u2net3d.ops import native
+from u2net3d.ops import gpu, native
 
 NAMES = [
     "python", "machine", "threads", "gpu", "native kernels", "self-check", "triton", "allocator",
@@ -117,3 +117,28 @@ def test_fewer_or_more_threads_than_cores_are_noted(monkeypatch, u2net3d):
     assert looked(u2net3d("doctor"))["threads"][0] == "note"
     monkeypatch.setattr(doctor, "_cores", torch.get_num_threads)
     assert looked(u2net3d("doctor"))["threads"][0] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("installed", "why", "status", "said"),
+    [
+        (False, None, "note", "not installed: the GPU goes the pure-torch way"),
+        (True, "finish is off by 1", "note", "does not run: finish is off by 1; the GPU goes"),
+        (True, None, "ok", "runs on the GPU: its kernels agree with torch (not tuned"),
+    ],
+)
+def test_triton_runs_on_a_gpu_or_the_line_says_why_not(monkeypatch, installed, why, status, said):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(doctor, "find_spec", lambda _: installed or None)
+    monkeypatch.setattr(gpu, "checked", lambda _: why)
+    found, line = doctor._triton()
+    assert found == status
+    assert said in line
+
+
+def test_without_a_gpu_triton_is_not_needed(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    status, line = doctor._triton()
+    assert status == "ok"
+    assert line.endswith("not needed, its kernels are for a CUDA device")

@@ -20,6 +20,7 @@ INTERNET = {"asyncio", "ftplib", "http", "httpx", "requests", "smtplib", "socket
 NETWORK = {"ops", "models", "losses"}
 NETWORK_SEES = {"errors", "volume", "spec", *NETWORK}
 KERNEL_LOADER = "u2net3d.ops.native"  # the one that names a file: the kernels built beside it
+TRITON_KERNELS = "u2net3d.ops.triton_"  # loaded only where triton is installed
 NETWORK_NEEDS = {"torch", "numpy", "pydantic", *sys.stdlib_module_names} - {"pathlib"}
 
 
@@ -136,7 +137,20 @@ def _fits_the_network(found: Import) -> bool:
         return found.unit in NETWORK_SEES
     if found.top == "pathlib":
         return found.where.startswith(f"{KERNEL_LOADER}:")
+    if found.top == "triton":
+        return found.where.startswith(TRITON_KERNELS)
     return found.top in NETWORK_NEEDS
+
+
+def test_triton_is_loaded_only_inside_functions():
+    wrong = [
+        found.where
+        for all_found in package_imports().values()
+        for found in all_found
+        if found.target.startswith(TRITON_KERNELS)
+        if found.at_import and not found.where.startswith(TRITON_KERNELS)
+    ]
+    assert not wrong, f"it is not installed everywhere: {wrong}"
 
 
 def test_only_the_download_can_call_another_machine():

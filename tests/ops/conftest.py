@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from u2net3d.ops import native
+from u2net3d.ops import gpu, native
 
 PROCESSORS = ("portable", "avx2", "avx512")
 
@@ -25,13 +26,17 @@ def runnable() -> dict[str, native.Kernels]:
 
 
 KERNELS = runnable()
+# Triton's passes take tensors on the CPU in its interpreter; `test_gpu.py` runs tests that way.
+INTERPRETED = ["triton"] if os.environ.get("TRITON_INTERPRET") == "1" else []
 
 
-@pytest.fixture(params=["torch", *KERNELS])
+@pytest.fixture(params=["torch", *KERNELS, *INTERPRETED])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Computes by pure torch, or by the native kernels of one kind of processor."""
+    """Computes by pure torch, by the native kernels of one kind of processor, or by Triton's."""
     name: str = request.param
     monkeypatch.setattr(native, "library", lambda: KERNELS.get(name))
+    if name != "triton":
+        monkeypatch.setattr(gpu, "usable", lambda *_: False)
     return name
 
 

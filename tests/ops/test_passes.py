@@ -8,7 +8,7 @@ import itertools
 import pytest
 import torch
 
-from u2net3d.ops import native, plain, reference
+from u2net3d.ops import gpu, native, plain, reference
 from u2net3d.ops.pending import Features, Pending
 
 SHAPES = [(5, 7, 6), (1, 4, 9), (3, 1, 1), (2, 10, 3), (4, 9, 21)]
@@ -19,7 +19,7 @@ ONE = (1, 1, 1)
 
 @pytest.fixture
 def passes(path):
-    return plain if path == "torch" else native
+    return {"torch": plain, "triton": gpu}.get(path, native)
 
 
 def draw(batch, channels, shape, *, pending=True, offset=3.0):

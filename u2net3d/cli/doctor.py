@@ -23,7 +23,7 @@ from u2net3d.io.stream import memory_bytes
 from u2net3d.losses import LOSSES, supervised
 from u2net3d.models.banks import BankShape
 from u2net3d.models.universal import UniversalNet
-from u2net3d.ops import memory, native
+from u2net3d.ops import gpu, memory, native
 from u2net3d.prep.cache import default_cache
 from u2net3d.spec import PRESETS, Frozen, ModelSpec, TrainSpec
 
@@ -129,11 +129,17 @@ def _self_check() -> tuple[str, str]:
 
 
 def _triton() -> tuple[str, str]:
-    if find_spec("triton") is None:
-        needed = torch.cuda.is_available()
-        said = "not installed; kernels for GPUs need it" if needed else "not installed, not needed"
-        return ("note" if needed else "ok"), said
-    return "ok", f"{_version('triton') or 'installed'}"
+    """Without a CUDA device nothing asks for these kernels, so none is compiled to say so."""
+    found = find_spec("triton")
+    said = f"{_version('triton') or 'installed'}" if found else "not installed"
+    if not torch.cuda.is_available():
+        return "ok", f"{said}; not needed, its kernels are for a CUDA device"
+    if not found:
+        return "note", f"{said}: the GPU goes the pure-torch way, which is slower"
+    why = gpu.checked(torch.device("cuda", torch.cuda.current_device()))
+    if why is not None:
+        return "note", f"{said}, does not run: {why}; the GPU goes the pure-torch way"
+    return "ok", f"{said}, runs on the GPU: its kernels agree with torch (not tuned for any GPU)"
 
 
 def _allocator() -> tuple[str, str]:

@@ -5,8 +5,8 @@ while an operator writes, norm and activation are carried out while the next one
 unit so reads and writes memory twice forward, and keeps two tensors for its way back: what it read
 and what stands between its two convolutions.
 
-Every operator runs through the same passes, in the native kernels (`native.py`) where they take the
-tensors, else in torch's operators (`plain.py`).
+Every operator runs through the same passes: in the native kernels (`native.py`) where they take the
+tensors, else in Triton's (`gpu.py`) where those do, else in torch's operators (`plain.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from u2net3d.ops import native, plain
+from u2net3d.ops import gpu, native, plain
 from u2net3d.ops.pending import Features, Pending, Triple
 
 
@@ -117,7 +117,10 @@ def _tensors(source: Features) -> tuple[Tensor | None, ...]:
 
 
 def _passes(*tensors: Tensor | None) -> Any:
-    return native if native.usable(*(t for t in tensors if t is not None)) else plain
+    given = [t for t in tensors if t is not None]
+    if native.usable(*given):
+        return native
+    return gpu if gpu.usable(*given) else plain
 
 
 def _finished(
