@@ -51,6 +51,7 @@ def test_a_network_compiles_as_one_graph_and_learns_the_same(preset):
     same(preset, "aot_eager")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor imports torch's own old parts
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="inductor needs a C compiler at run time")
 def test_inductor_learns_the_same(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
