@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rounds=asked.rounds,
         quick=asked.quick,
         seconds=round(time.monotonic() - run.began, 1),
-        bandwidth=run.bandwidth,
+        limits=run.limits,
         rows=tuple(rows),
     )
     if asked.json is not None:
