@@ -11,8 +11,8 @@ def main() -> None:
 
     A signal ends a verb where it stands (130, 143); one that has something to finish holds it back.
     """
-    # A thread that waits sleeps instead of spinning: beside other work on the same cores that keeps a
-    # step several times shorter, and costs little alone. OpenMP reads it when it is loaded.
+    # A thread that waits sleeps instead of spinning: beside other work on the same cores that makes
+    # a step several times shorter. OpenMP reads it when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from u2net3d.train.interrupt import stopping
 
