@@ -82,7 +82,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
-            env=environment(self.job.threads, passive=self.contender.family == "ours"),
+            env=environment(self.job.threads, ours=self.contender.family == "ours"),
         )
         return self.ask(self.job.model_dump_json(), timeout_s)
 
@@ -111,15 +111,15 @@ class Worker:
         return said[-1][:200] if said else f"ended with code {code}"
 
 
-def environment(threads: int, *, passive: bool = False) -> dict[str, str]:
+def environment(threads: int, *, ours: bool = False) -> dict[str, str]:
     """Ours without settings that change speed; the packages of this process are the worker's.
 
-    passive: threads that wait sleep, as our command line has it.
+    ours: threads that wait soon sleep, as our command line has it.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
     paths = [path for path in (str(WORKER.parents[1]), os.environ.get("PYTHONPATH")) if path]
     kept["PYTHONPATH"] = os.pathsep.join(paths)
-    waiting = {"OMP_WAIT_POLICY": "passive"} if passive else {}
+    waiting = {"GOMP_SPINCOUNT": "20000"} if ours else {}
     return {**kept, "OMP_NUM_THREADS": str(threads), **waiting, "PYTHONWARNINGS": "ignore"}
 
 

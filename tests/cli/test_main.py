@@ -22,14 +22,23 @@ def main(monkeypatch, capsys):
     return typed
 
 
-def test_threads_that_wait_sleep(main, monkeypatch):
-    monkeypatch.setenv("OMP_WAIT_POLICY", "")  # so that it is put back behind the test
-    monkeypatch.delenv("OMP_WAIT_POLICY")
+@pytest.fixture(autouse=True)
+def _unset(monkeypatch):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # so that it is put back behind the test
+        monkeypatch.delenv(name)
+
+
+def test_threads_that_wait_soon_sleep(main):
     assert "train" in main()
-    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+    assert os.environ["GOMP_SPINCOUNT"] == "20000"
 
 
 def test_who_chose_otherwise_is_obeyed(main, monkeypatch):
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    main()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     main()
-    assert os.environ["OMP_WAIT_POLICY"] == "active"
+    assert "GOMP_SPINCOUNT" not in os.environ
