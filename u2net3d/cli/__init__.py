@@ -11,8 +11,8 @@ def main() -> None:
 
     A signal ends a verb where it stands (130, 143); one that has something to finish holds it back.
     """
-    # A thread that waits soon sleeps instead of spinning on: beside other work on the same cores that
-    # makes a step shorter. GNU's OpenMP reads it when it is loaded.
+    # A thread that waits soon sleeps instead of spinning on: that makes a step shorter beside other
+    # work on the same cores. GNU's OpenMP reads it when it is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     from u2net3d.train.interrupt import stopping
