@@ -1,4 +1,4 @@
-"""Help is instant because nothing heavy is imported for it (counted in modules, not in seconds)."""
+"""Help and start are quick since nothing heavy is imported for them (modules are counted, not seconds)."""
 
 from __future__ import annotations
 

@@ -15,12 +15,14 @@ def keep_largest(label: Array, values: Iterable[int]) -> Array:
     Voxels that share a face, an edge or a corner are one component; of components of one size the
     first in the order of the array is kept. The label given is not changed.
     """
+    chosen = set(values)
+    if not chosen:
+        return label
     from scipy.ndimage import find_objects, generate_binary_structure
     from scipy.ndimage import label as components_of
 
     cleaned, touching = label.copy(), generate_binary_structure(3, 3)
-    chosen = set(values)
-    boxes = find_objects(label, max_label=max(chosen, default=0)) if chosen else []
+    boxes = find_objects(label, max_label=max(chosen))
     for value in sorted(chosen):
         box = boxes[value - 1]
         if box is None:

@@ -20,6 +20,7 @@ from u2net3d.io import forms
 from u2net3d.io.stored import PAIR_SUFFIXES, load, parts
 from u2net3d.io.stream import blaming, unreadable
 from u2net3d.io.values import channels_first, mend_voxels, require_numbers, scaled, whole_numbers
+from u2net3d.io.zipping import zipped_file
 from u2net3d.volume import Array, Orientation, Triple, Volume, to_canonical
 
 __all__ = [
@@ -183,11 +184,11 @@ def write_label(path: Path, label: Array, source: Source) -> None:
 
 def save(path: Path, image: Any) -> None:
     """Writes a nibabel image, whole or not at all. Raises DataError where it cannot be written."""
-    import nibabel as nib
-
+    zipped = path.name.lower().endswith(".gz")
     try:
         with files.replacing(path) as temporary:
-            nib.save(image, temporary)
+            with zipped_file(temporary) if zipped else temporary.open("wb") as handle:
+                image.to_stream(handle)
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from u2net3d.errors import DataError
+from u2net3d.io import zipping
 
 AGAIN = "copy, download or export it again"
 GZIP = b"\x1f\x8b"
@@ -26,14 +27,7 @@ READ_BYTES = 1 << 18
 # Deflate cannot make more than this of one byte (zlib's technical notes say 1032); some to spare.
 MOST_PER_ZIPPED_BYTE = 1040
 
-_GZIP_WINDOW = 31  # zlib reads a gzip header, and compares CRC and length at its end
 _ZLIB_OR_GZIP_WINDOW = 47
-
-_DAMAGE = {
-    "incorrect data check": "its checksum does not fit its data",
-    "incorrect length check": "its data are not as long as they were",
-    "incorrect header check": "other bytes stand where compressed data should begin",
-}
 
 _KINDS = (
     (stat.S_ISDIR, "is a folder, not a file", "name an image file"),
@@ -66,12 +60,11 @@ def unreadable(path: Path, error: Exception) -> DataError:
 
 @contextmanager
 def blaming(path: Path) -> Iterator[None]:
-    """Turns what Python, zlib and numpy raise about the content of `path` into a DataError."""
+    """Turns what Python, gzip and numpy raise about the content of `path` into a DataError."""
     try:
         yield
-    except zlib.error as error:
-        known = (said for sign, said in _DAMAGE.items() if sign in str(error))
-        raise damaged(path, next(known, "its compressed data are damaged")) from error
+    except zipping.ERRORS as error:
+        raise damaged(path, zipping.damage(error)) from error
     except (OSError, EOFError, ValueError, OverflowError, MemoryError) as error:
         raise unreadable(path, error) from error
 
@@ -87,7 +80,7 @@ class Stream:
         self.file_bytes = os.fstat(handle.fileno()).st_size
         self.most_bytes = self.file_bytes * (MOST_PER_ZIPPED_BYTE if zipped else 1)
         self._handle = handle
-        self._member = zlib.decompressobj(_GZIP_WINDOW)
+        self._member = zipping.unzipper()
         self._waiting = b""
 
     def read(self, size: int) -> bytes:
@@ -138,7 +131,7 @@ class Stream:
             rest = self._handle.read(READ_BYTES)
             if not rest:
                 return True
-        self._member, self._waiting = zlib.decompressobj(_GZIP_WINDOW), rest
+        self._member, self._waiting = zipping.unzipper(), rest
         return False
 
 

@@ -118,7 +118,7 @@ class Head(nn.Module):
         weight = torch.empty(classes, channels_in)
         he_normal_(weight, channels_in)
         if places > 1:
-            weight = weight[:, None].repeat(1, places, 1)
+            weight = weight[:, None].expand(-1, places, -1).contiguous()
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(classes))
 
@@ -145,4 +145,6 @@ def _spread(x: Tensor, stride: Triple, classes: int) -> Tensor:
 
 def he_normal_(weight: Tensor, fan_in: int) -> None:
     """Fills `weight` from a normal of std sqrt(2 / fan_in) (He et al. 2015, eq. 10)."""
+    if weight.is_meta:  # it has shape alone; to draw nothing torch would load its compiler, 2 s
+        return
     nn.init.normal_(weight, std=math.sqrt(2 / fan_in))
