@@ -63,6 +63,8 @@ def predict(images: list[Path], output: Path, asked: Asked, options: Options) ->
                     outcome = next(outcomes, None)  # None: stopped while it waited
                     if outcome is not None:
                         told.take(outcome)
+                    for outcome in outcomes if stop else ():  # what was begun is written
+                        told.take(outcome)
     except Stopped as stopped:
         text = f"stopped after {told.cases} of {len(jobs)} cases — the same command goes on"
         raise Stopped(stopped.number, text) from None

@@ -1,28 +1,29 @@
-"""A model that segments: loaded once, many volumes."""
+"""A model that segments: loaded once, many volumes. Torch is imported when a model is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from u2net3d import files, store
 from u2net3d.errors import ModelError, UsageError
 from u2net3d.infer.cleanup import keep_largest
-from u2net3d.infer.engine import sliding_logits, torch_engine
 from u2net3d.io import read_image
 from u2net3d.io.dataset import require_channels
 from u2net3d.io.nifti import Source, from_array, from_nibabel, to_nibabel
-from u2net3d.models.universal import UniversalNet
 from u2net3d.ops.memory import keep_freed_memory
 from u2net3d.prep.pipeline import Preparation, prepare, restore, restore_probabilities
 from u2net3d.spec import DomainSpec, domain_name
 from u2net3d.store.domains import read_file
 from u2net3d.volume import Array, Volume
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from u2net3d.models.universal import UniversalNet
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,8 @@ def choose_device(name: str) -> torch.device:
     """`auto` takes CUDA where there is one. Raises UsageError for `cuda` without a device."""
     if name not in ("auto", "cpu", "cuda"):
         raise UsageError("--device", f"'{name}' is no device", "use auto, cpu or cuda")
+    import torch
+
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device", "there is no CUDA device here", "use --device cpu or auto")
     if name == "auto":
@@ -212,6 +215,8 @@ def logits_of(
     net: UniversalNet, spec: DomainSpec, image: Volume, device: torch.device, options: Options
 ) -> tuple[Tensor, Preparation]:
     """Logits (K, d, h, w) on the plan's grid of an image (C, D, H, W), and the way back."""
+    from u2net3d.infer.engine import sliding_logits, torch_engine
+
     net.eval()
     prepared, preparation = prepare(image, spec.plan)
     engine = torch_engine(net, spec.name, device)

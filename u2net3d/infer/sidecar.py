@@ -7,6 +7,7 @@ weights, so it may travel with the label. docs/formats.md lists the keys.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -60,8 +61,6 @@ def expected_record(
     input_sha256: str, spec: DomainSpec, origin: Origin, options: Options
 ) -> Record:
     """The record of a case before it is segmented; `finish` adds what is known after."""
-    import torch
-
     from u2net3d import __version__
 
     return Record(
@@ -72,7 +71,7 @@ def expected_record(
         labels=spec.labels,
         largest_component=origin.largest_component if options.cleanup else (),
         options={"overlap": options.overlap, "tta": options.tta, "cleanup": options.cleanup},
-        versions={"u2net3d": __version__, "torch": torch.__version__},
+        versions={"u2net3d": __version__, "torch": version("torch")},
         device="",
         spacing_mm=(0, 0, 0),
         seconds=0,

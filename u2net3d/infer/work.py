@@ -1,16 +1,21 @@
-"""Case after case: what was done before is left alone, what fails stops nothing."""
+"""Case after case: what was done before is left alone, what fails stops nothing.
+
+A case has three parts: reading, the network's answer, the files. Only the middle one is of the
+thread that calls (`ahead`).
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import torch
-
-from u2net3d.errors import DataError, DiskError, U2Net3dError, UsageError, is_out_of_memory
+from u2net3d.errors import DataError, DiskError, U2Net3dError, UsageError
+from u2net3d.infer.ahead import Conveyor
+from u2net3d.infer.faults import error_of
 from u2net3d.infer.jobs import LABEL, PREVIEW, PROBABILITIES, Job
 from u2net3d.infer.locks import Lock, Watch
 from u2net3d.infer.predict import Answer, Model, Options
@@ -64,6 +69,9 @@ class Outcome:
     statistics: tuple[LabelStatistics, ...] | None = None
 
 
+Finish = Callable[[], Outcome]  # writes what is left to be written
+
+
 def run_jobs(
     model: Model,
     jobs: Sequence[Job],
@@ -76,24 +84,31 @@ def run_jobs(
 ) -> Iterator[Outcome]:
     """Every case once, also where several runs share the output folder; cases of others come last.
 
-    A disk that cannot be written ends the iteration: no case after it would fare better.
-    stopped: asked before each case, True ends the iteration; waits: called once for a case that
-    another run, named in words, is still at, when nothing else is left to do.
+    Of several cases the next one is read and the last one written while the network works. A disk
+    that cannot be written ends the iteration: no case after it would fare better.
+    stopped: asked before each case, True ends the iteration when what was begun is written; waits:
+    called once for a case that another run, named in words, is still at, when nothing else is left.
     """
     run = _Run(model, model.spec(domain), options, wishes or Wishes(), Watch())
-    left, told = list(jobs), set[Path]()
+    conveyor = Conveyor(run.read_ahead, run.begin, run.finish, lambda begun: begun.held.close())
+    left, told, halts = list(jobs), set[Path](), list[bool]()
+
+    def halted() -> bool:
+        halts.append(stopped())
+        return halts[-1]
+
     while left:
         others = []
-        for job in left:
-            if stopped():
-                return
-            outcome = _attempt(run, job)
-            if outcome is None:
-                others.append(job)
-            else:
-                yield outcome
-                if isinstance(outcome.error, DiskError):
+        with closing(conveyor.run(left, halted)) as found:
+            for each in found:
+                if isinstance(each, Job):
+                    others.append(each)
+                    continue
+                yield each
+                if isinstance(each.error, DiskError):
                     return
+        if halts[-1]:
+            return
         if len(others) == len(left):
             for job in others:
                 if job.lock not in told:
@@ -104,8 +119,30 @@ def run_jobs(
 
 
 @dataclass(frozen=True)
+class _Reading:
+    """What was read of a case; image and source where it needs the network."""
+
+    content: Content
+    pair: tuple[Volume, Source] | None = None
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A case at which the network was. left: its outcome, or what is to be done for it.
+
+    seconds: spent on it, without those in which it waited; held: the lock, while there is more to
+    do.
+    """
+
+    job: Job
+    seconds: float
+    left: Outcome | Finish
+    held: ExitStack
+
+
+@dataclass(frozen=True)
 class _Run:
-    """What stays the same from case to case."""
+    """What stays the same from case to case, and the three things that are done to each."""
 
     model: Model
     spec: DomainSpec
@@ -113,43 +150,66 @@ class _Run:
     wishes: Wishes
     watch: Watch
 
-
-def _attempt(run: _Run, job: Job) -> Outcome | None:
-    """The outcome of a case, its errors included; None while another run is at it."""
-    began = time.perf_counter()
-    try:
-        lock = run.watch.acquire(job.lock)
-        if lock is None:
+    def read_ahead(self, job: Job) -> _Reading | None:
+        """What the case will need, as far as can be seen without its lock."""
+        there = job.output.exists()
+        if job.lock.exists() or (there and self.wishes.existing != "replace"):
             return None
-        with lock:
-            outcome = _outcome(run, job, lock)
-    except U2Net3dError as failure:
-        outcome = Outcome(job, error=failure)
-    except OSError as failure:
-        where, what = failure.filename or job.output, failure.strerror or str(failure)
-        outcome = Outcome(job, error=DataError(where, what, "check the place and its rights"))
-    except Exception as failure:
-        outcome = Outcome(job, error=_fault(job, failure, run.model.device))
-    return replace(outcome, seconds=time.perf_counter() - began)
+        content = _content(job)
+        before = read_record(job.sidecar) if there else None
+        if before and not before.difference(self.expected(content)):
+            return _Reading(content)
+        return _Reading(content, read_image(job.images))
+
+    def begin(self, job: Job, read: _Reading | None) -> _Begun | None:
+        """All but the case's files; None while another run is at it. Errors are its outcome."""
+        began = time.perf_counter()
+        left: Outcome | Finish
+        try:
+            with ExitStack() as held:
+                lock = self.watch.acquire(job.lock)
+                if lock is None:
+                    return None
+                held.enter_context(lock)
+                left = _answered(self, job, lock, read)
+                kept = ExitStack() if isinstance(left, Outcome) else held.pop_all()
+        except Exception as failure:
+            left, kept = Outcome(job, error=error_of(job, failure, self.model.device)), ExitStack()
+        return _Begun(job, time.perf_counter() - began, left, kept)
+
+    def finish(self, begun: _Begun) -> Outcome:
+        """The outcome of a case whose files are in their places; its lock is given back."""
+        began, outcome = time.perf_counter(), begun.left
+        if not isinstance(outcome, Outcome):
+            try:
+                with begun.held:
+                    outcome = outcome()
+            except Exception as failure:
+                error = error_of(begun.job, failure, self.model.device)
+                outcome = Outcome(begun.job, error=error)
+        return replace(outcome, seconds=begun.seconds + time.perf_counter() - began)
+
+    def expected(self, content: Content) -> Record:
+        """The record of a case as it would be made now."""
+        origin = self.model.origin(self.spec.name)
+        return expected_record(content.sha256, self.spec, origin, self.options)
 
 
-def _outcome(run: _Run, job: Job, lock: Lock) -> Outcome:
-    """What becomes of a case that this run holds the lock of."""
+def _answered(run: _Run, job: Job, lock: Lock, read: _Reading | None) -> Outcome | Finish:
+    """What becomes of a case that this run holds the lock of, up to the network's answer."""
     wishes, began = run.wishes, time.perf_counter()
     if wishes.existing == "skip" and job.output.exists():
         return _kept(run, job)
-    content = _content(job)
-    origin = run.model.origin(run.spec.name)
-    expected = expected_record(content.sha256, run.spec, origin, run.options)
-    before = read_record(job.sidecar)
+    read = read or _Reading(_content(job))
+    expected, before = run.expected(read.content), read_record(job.sidecar)
     found = hindrance(job, before, expected, wishes.kinds)
     if found and wishes.existing != "replace":
         mend = "give --overwrite to replace it, or --skip to keep it"
         raise UsageError(found[0], f"is there already and {found[1]}", mend)
     if before and not found and _is_there(run, job):
         return _kept(run, job) if _is_drawn(run, job) else _drawn(run, job, before, lock)
-    image, source = read_image(job.images)
-    content.require_unchanged()
+    image, source = read.pair or read_image(job.images)
+    read.content.require_unchanged()
     answer = run.model.answer(
         image, source.path, run.spec.name, run.options, probabilities=wishes.probabilities
     )
@@ -161,10 +221,14 @@ def _outcome(run: _Run, job: Job, lock: Lock) -> Outcome:
             "notes": tuple(source.notes),
         }
     )
-    remove_stale(job, before, wishes.kinds)
-    put(job, record, _writers(run, job, image, answer, source), lock)
-    notes = (*record.notes, DIED) if lock.inherited else record.notes
-    return Outcome(job, notes=notes, statistics=_statistics(run, image, answer.label))
+
+    def finish() -> Outcome:
+        remove_stale(job, before, wishes.kinds)
+        put(job, record, _writers(run, job, image, answer, source), lock)
+        notes = (*record.notes, DIED) if lock.inherited else record.notes
+        return Outcome(job, notes=notes, statistics=_statistics(run, image, answer.label))
+
+    return finish
 
 
 def _content(job: Job) -> Content:
@@ -190,12 +254,16 @@ def _kept(run: _Run, job: Job) -> Outcome:
     return Outcome(job, skipped=True, statistics=_statistics(run, *pair) if pair else None)
 
 
-def _drawn(run: _Run, job: Job, record: Record, lock: Lock) -> Outcome:
+def _drawn(run: _Run, job: Job, record: Record, lock: Lock) -> Finish:
     """A case that lacks its preview alone."""
     image, source, label = _read_again(run, job)
     writers = _writers(run, job, image, Answer(label), source)
-    put(job, record, {PREVIEW: writers[PREVIEW]}, lock)
-    return Outcome(job, skipped=True, statistics=_statistics(run, image, label))
+
+    def finish() -> Outcome:
+        put(job, record, {PREVIEW: writers[PREVIEW]}, lock)
+        return Outcome(job, skipped=True, statistics=_statistics(run, image, label))
+
+    return finish
 
 
 def _read_again(run: _Run, job: Job) -> tuple[Volume, Source, Array]:
@@ -233,19 +301,3 @@ def _write_picture(path: Path, content: bytes) -> None:
 
 def _statistics(run: _Run, image: Volume, label: Array) -> tuple[LabelStatistics, ...] | None:
     return label_statistics(image, label, run.spec.labels) if run.wishes.statistics else None
-
-
-def _fault(job: Job, failure: Exception, device: torch.device) -> DataError:
-    """What a case failed of that is no fault of its file: memory, or this program."""
-    reason = (str(failure).splitlines() or [type(failure).__name__])[0]
-    if not is_out_of_memory(failure):
-        mend = "give it alone with --debug for the traceback, and report it"
-        error = DataError(job.images[0], f"could not be segmented ({reason})", mend)
-        error.__cause__ = failure
-        return error
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        mend = "give it alone with --device cpu, or crop it to the part of the body"
-    else:
-        mend = "give it alone on a machine with more memory, or crop it to the part of the body"
-    return DataError(job.images[0], f"is too large for the memory here ({reason})", mend)

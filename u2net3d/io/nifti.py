@@ -8,6 +8,7 @@ second, and naming a type or a path needs none of it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,11 +185,10 @@ def write_label(path: Path, label: Array, source: Source) -> None:
 
 def save(path: Path, image: Any) -> None:
     """Writes a nibabel image, whole or not at all. Raises DataError where it cannot be written."""
-    zipped = path.name.lower().endswith(".gz")
+    opened = zipped_file if path.name.lower().endswith(".gz") else partial(Path.open, mode="wb")
     try:
-        with files.replacing(path) as temporary:
-            with zipped_file(temporary) if zipped else temporary.open("wb") as handle:
-                image.to_stream(handle)
+        with files.replacing(path) as temporary, opened(temporary) as handle:
+            image.to_stream(handle)
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(

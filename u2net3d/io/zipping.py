@@ -14,11 +14,9 @@ from typing import IO, Any, cast
 try:
     from isal import igzip, isal_zlib
 except ImportError:  # not built for this machine
-    igzip = isal_zlib = None
+    igzip = isal_zlib = None  # type: ignore[assignment]
 
-ERRORS: tuple[type[Exception], ...] = (
-    (zlib.error,) if isal_zlib is None else (zlib.error, isal_zlib.error)
-)
+ERRORS: Any = (zlib.error,) if isal_zlib is None else (zlib.error, isal_zlib.error)
 
 _GZIP_WINDOW = 31  # a gzip header is read, CRC and length are compared at the end
 _LEVEL = 1
