@@ -124,11 +124,21 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=40.0, help="rounds end early after (40)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="tiny shapes: shows that it runs")
+    parser.add_argument("--volumes", type=Path, help="real images (.nii.gz) for `predict`")
     parser.add_argument("--json", type=Path, help="write the numbers here")
     asked = parser.parse_args(arguments)
     if asked.rounds < 1 or asked.threads < 1:
         parser.error("--rounds and --threads must be at least 1")
+    asked.volumes = images_below(parser, asked.volumes) if asked.volumes else []
     return asked
+
+
+def images_below(parser: argparse.ArgumentParser, folder: Path) -> list[str]:
+    """The images in a folder and those in it; labels (`..._label`) are left out."""
+    found = sorted(path for path in folder.rglob("*.nii.gz") if "_label." not in path.name)
+    if not found:
+        parser.error(f"{folder} holds no .nii.gz")
+    return [str(path) for path in found]
 
 
 def chosen(text: str) -> tuple[Section, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -11,9 +13,21 @@ from u2net3d.spec import DEFAULT_PRESET, PRESETS, DomainSpec, Plan, ZScoreNormal
 from u2net3d.volume import Triple
 
 Family = Literal["ours", "nnunet", "dense", "dense-paper", "monai", "torch"]
-Kind = Literal["forward", "step", "memory", "operators"]
+Kind = Literal[
+    "forward",
+    "step",
+    "memory",
+    "operators",
+    "predict",
+    "export",
+    "prediction memory",
+    "scaling",
+    "start",
+]
+WHOLE = ("predict", "export", "prediction memory", "scaling", "start")  # of whole volumes
 FASTER = "the faster"  # of fp32 and bf16, by their trial steps; settled before the worker starts
 MOST_STAGES = 6
+LARGE = 300  # slices of volumes for which nnU-Net needs more memory than most machines have
 
 
 class _Value(BaseModel):
@@ -21,7 +35,10 @@ class _Value(BaseModel):
 
 
 class Setting(_Value):
-    """A patch (D, H, W) and what a plan for it says; topology by nnU-Net's rules."""
+    """A patch (D, H, W) and what a plan for it says; topology by nnU-Net's rules.
+
+    volume, voxel_mm, file: of an image to predict, in voxels of that size; plans have 1 mm.
+    """
 
     name: str
     patch: Triple
@@ -30,6 +47,9 @@ class Setting(_Value):
     kernels: tuple[Triple, ...]
     channels: int = 1
     classes: int = 3
+    volume: Triple = (1, 1, 1)
+    voxel_mm: float = 1.0
+    file: str = ""
 
     @property
     def stages(self) -> int:
@@ -68,6 +88,8 @@ class Contender(_Value):
     every_round: bool = False
     preset: str = DEFAULT_PRESET
     domains: int = 1
+    mirrors: bool = False
+    variant: str = ""
 
 
 _DENSE = "dense net of our topology"
@@ -76,7 +98,10 @@ _MONAI = Contender(name="MONAI BasicUNet", family="monai", as_users_run_it=True,
 
 
 class Job(_Value):
-    """What a worker is told to build. quick: tiny buffers for the operators too."""
+    """What a worker is told to build. quick: tiny buffers for the operators too.
+
+    folder: for the volumes and models of whole predictions.
+    """
 
     kind: Kind
     contender: Contender
@@ -84,6 +109,7 @@ class Job(_Value):
     threads: int
     device: str
     quick: bool
+    folder: str = ""
 
 
 def setting(name: str, patch: Triple, batch: int) -> Setting:
@@ -188,3 +214,49 @@ def _forms(name: str, family: Family, device: str) -> list[Contender]:
         more("channels-last, bf16", channels_last=True, precision="bf16"),
         more("channels-last, compiled", channels_last=True, compiled=True, precision=FASTER),
     ]
+
+
+def volume_settings(kind: Kind, quick: bool, volumes: Sequence[str]) -> list[Setting]:
+    """Those of a section of whole volumes. volumes: real ones that `predict` takes."""
+    if quick:
+        classes = (2, 5) if kind == "prediction memory" else (3,)
+        return [_volume((24, 40, 32), (32, 32, 32), count) for count in classes]
+    if kind == "predict":
+        real = [_real(path) for path in volumes]
+        return real or [_volume((150, 256, 256)), _volume((88, 140, 183), voxel_mm=0.625)]
+    if kind == "export":
+        return [_volume((300, 512, 512), classes=3), _volume((150, 256, 256), classes=50)]
+    if kind == "prediction memory":
+        large = [_volume((300, 512, 512), classes=count) for count in (2, 50)]
+        return [_volume((150, 256, 256), classes=50), *large]
+    if kind == "start":
+        return [_volume((64, 64, 64))]
+    return [_volume((side, side, side), voxel_mm=1.0) for side in (64, 128, 192, 256, 384, 512)]
+
+
+def _volume(
+    volume: Triple, patch: Triple = (96, 96, 96), classes: int = 3, voxel_mm: float = 0.8
+) -> Setting:
+    size = "×".join(map(str, volume[::-1]))
+    name = f"{size} of {voxel_mm:g} mm, {classes} classes, patch "
+    more = {"classes": classes, "volume": volume, "voxel_mm": voxel_mm}
+    return setting(name, patch, 1).model_copy(update=more)
+
+
+def _real(path: str) -> Setting:
+    made = setting(f"{Path(path).name.split('.')[0]}, patch ", (96, 96, 96), 1)
+    return made.model_copy(update={"file": path})
+
+
+def volume_contenders(kind: Kind, of: Setting) -> list[Contender]:
+    """Those of a section of whole volumes, ours first."""
+    theirs = nnunet("cpu")
+    if kind == "start":
+        return [ours("u2net3d predict"), theirs.model_copy(update={"name": "nnUNetv2_predict"})]
+    if kind == "scaling" or (kind == "prediction memory" and of.volume[0] >= LARGE):
+        return [ours()]
+    if kind in ("export", "prediction memory"):
+        return [ours(), theirs]
+    same = theirs.model_copy(update={"name": "nnU-Net, same tiles", "as_users_run_it": False})
+    monai = _MONAI.model_copy(update={"name": "MONAI DynUNet", "variant": "DynUNet"})
+    return [ours(), same, theirs.model_copy(update={"mirrors": True}), _MONAI, monai]

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from unittest.mock import patch
 
 import torch
-from bench_contenders import Contender, Job, Setting
+from bench_contenders import WHOLE, Contender, Job, Setting
 from torch import Tensor, nn
 
 from u2net3d.losses import LOSSES, supervised
@@ -48,6 +48,10 @@ def build(job: Job) -> tuple[Step, int]:
     """A step, forward or whole, and how many weights its network has."""
     if job.kind == "forward":
         return _forward(job)
+    if job.kind in WHOLE:
+        import bench_volumes
+
+        return bench_volumes.built(job)
     if job.contender.domains > 1:
         return warmed_up(job, _TINY)
     make = _our_step if job.contender.family == "ours" else _peer_step
@@ -177,12 +181,17 @@ def _autocast(job: Job) -> AbstractContextManager[object]:
 def _dense(contender: Contender, setting: Setting) -> nn.Module:
     """nnU-Net's network with the channels of its planner, or with those of one of our presets."""
     if contender.family == "nnunet":
-        return _plain(setting, 0, [min(320, 32 * 2**stage) for stage in range(setting.stages)])
+        return plain_net(setting)
     model = PRESETS["paper" if contender.family == "dense-paper" else DEFAULT_PRESET]
     first = model.design.first_stage
     widths = [model.base_channels * 2**stage for stage in range(first, setting.stages)]
     net = _plain(setting, first, widths)
     return _Finer(net, setting) if first else net
+
+
+def plain_net(setting: Setting) -> nn.Module:
+    """nnU-Net's network as its planner makes it, its widths included."""
+    return _plain(setting, 0, [min(320, 32 * 2**stage) for stage in range(setting.stages)])
 
 
 class _Finer(nn.Module):

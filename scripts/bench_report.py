@@ -12,7 +12,17 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
-Section = Literal["forward", "step", "memory", "operators", "domains"]
+Section = Literal[
+    "forward",
+    "step",
+    "memory",
+    "operators",
+    "domains",
+    "predict",
+    "export",
+    "scaling",
+    "start",
+]
 SCHEMA_VERSION = 1
 
 

@@ -6,23 +6,30 @@ import argparse
 import math
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 
 from bench_contenders import (
     Contender,
     Job,
+    Kind,
     Setting,
     contenders,
     domain_contenders,
     ours,
     settings,
+    volume_contenders,
+    volume_settings,
 )
 from bench_measure import START_S, Worker, WorkerFailed, measure
 from bench_report import Limits, Row, Section, Spread, compared, ratios, share_of
 
 # What the sections cost relative to each other: each gets that part of the time that is left.
-COST: dict[Section, int] = {"forward": 3, "step": 14, "memory": 2, "operators": 1, "domains": 1}
+COST: dict[Section, int] = {"forward": 3, "step": 14, "memory": 4, "operators": 1, "domains": 1}
+COST |= {"predict": 8, "export": 4, "scaling": 3, "start": 2}
+
+PEAK_S = 900.0  # for a prediction of a large volume
 
 
 class Run:
@@ -33,16 +40,20 @@ class Run:
         self.began = time.monotonic()
         self.deadline = self.began + 60 * asked.minutes
         self.limits: Limits | None = None
+        self._place = tempfile.TemporaryDirectory(prefix="u2net3d-bench-")
 
-    def job(self, section: Section, contender: Contender, setting: Setting) -> Job:
+    def job(
+        self, section: Section, contender: Contender, setting: Setting, kind: Kind | None = None
+    ) -> Job:
         """A worker's orders."""
         return Job(
-            kind="step" if section == "domains" else section,
+            kind=kind or ("step" if section == "domains" else section),
             contender=contender,
             setting=setting,
             threads=self.asked.threads,
             device=self.asked.device,
             quick=self.asked.quick,
+            folder=self._place.name,
         )
 
     def settings(self, section: Section) -> list[Setting]:
@@ -100,21 +111,42 @@ def _in_turn(run: Run, section: Section, jobs: Sequence[Job], end: float) -> lis
     return compared([row(section, worker) for worker in workers])
 
 
+def _volumes(run: Run, section: Section, end: float) -> list[Row]:
+    """Sections of whole volumes: every contender at every setting, the time shared evenly."""
+    assert section not in ("memory", "domains")
+    found, left = [], volume_settings(section, run.asked.quick, run.asked.volumes)
+    while left:
+        now, setting = time.monotonic(), left.pop(0)
+        jobs = [run.job(section, one, setting) for one in volume_contenders(section, setting)]
+        found += _in_turn(run, section, jobs, now + (end - now) / (len(left) + 1))
+    return found
+
+
 def _memory(run: Run, section: Section, _end: float) -> list[Row]:
-    """Peak memory of a training step, once each: it hardly varies."""
+    """Peak memory of a training step and of predictions, once each: it hardly varies."""
     (setting,) = run.settings(section)
+    rows = _peaks(run, [run.job(section, one, setting) for one in run.contenders(section)])
+    kind: Kind = "prediction memory"
+    for setting in volume_settings(kind, run.asked.quick, ()):
+        named = setting.model_copy(update={"name": f"prediction, {setting.name}"})
+        found = volume_contenders(kind, setting)
+        rows += _peaks(run, [run.job(section, one, named, kind) for one in found])
+    return rows
+
+
+def _peaks(run: Run, jobs: Sequence[Job]) -> list[Row]:
     rows = []
-    for contender in run.contenders(section):
-        worker = Worker(run.job(section, contender, setting))
+    for job in jobs:
+        worker = Worker(job)
         try:
-            answer = worker.start()
+            answer = worker.start(PEAK_S)
             worker.values, worker.weights = [answer["gib"]], answer["weights"]
         except WorkerFailed as failure:
             worker.note = str(failure)
         finally:
             worker.close()
-        rows.append(row(section, worker, unit="GiB"))
-        run.say(f"{section}, {setting.name}: {contender.name} {worker.values or worker.note}")
+        rows.append(row("memory", worker, unit="GiB"))
+        run.say(f"memory, {job.setting.name}: {job.contender.name} {worker.values or worker.note}")
     return compared(rows)
 
 
@@ -230,4 +262,8 @@ _SECTIONS: dict[Section, Callable[[Run, Section, float], list[Row]]] = {
     "memory": _memory,
     "operators": _operators,
     "domains": _domains,
+    "predict": _volumes,
+    "export": _volumes,
+    "scaling": _volumes,
+    "start": _volumes,
 }

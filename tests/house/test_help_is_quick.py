@@ -1,4 +1,4 @@
-"""Help and start are quick since nothing heavy is imported for them (modules are counted, not seconds)."""
+"""Help and start import nothing heavy that they do not need (modules are counted, not seconds)."""
 
 from __future__ import annotations
 
