@@ -230,7 +230,7 @@ def _plans(setting: Setting) -> dict[str, Any]:
         "label_manager": "LabelManager",
         "transpose_forward": [0, 1, 2],
         "transpose_backward": [0, 1, 2],
-        "foreground_intensity_properties_per_channel": {},
+        "foreground_intensity_properties_per_channel": {"0": {"mean": 0.0, "std": 1.0}},
         "configurations": {CONFIGURATION: configuration},
     }
 

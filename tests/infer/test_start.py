@@ -23,7 +23,7 @@ print("loaded:", *sorted(set(watch.split()) & set(sys.modules)))
 sys.exit(code)
 """
 COMPILERS = "torch._dynamo torch._inductor sympy"
-OTHERS = "monai nnunetv2 SimpleITK matplotlib rich scipy"
+OTHERS = "monai nnunetv2 SimpleITK matplotlib rich"
 
 
 def loaded(*arguments, watch, code=0):

@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = ("bench", "bench_contenders", "bench_measure", "bench_report", "bench_sections")
+MODULES = (
+    "bench",
+    "bench_contenders",
+    "bench_measure",
+    "bench_report",
+    "bench_sections",
+    "bench_volumes",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -265,11 +272,11 @@ def test_memory_and_many_domains_run_too(quick):
 
     report, _ = quick("--only", "memory,domains", "--rounds", "1", contenders=[ours()])
     assert [(one.section, one.unit) for one in report.rows] == [
-        ("memory", "GiB"),
-        ("domains", "s"),
-        ("domains", "s"),
+        *[("memory", "GiB")]
+        * 5,  # a step, and predictions of ours and nnU-Net with 2 and 5 classes
+        *[("domains", "s")] * 2,
     ]
-    assert [one.note for one in report.rows] == [""] * 3
+    assert [one.note for one in report.rows] == [""] * 7
     assert 0 < report.rows[0].values[0] < 16
 
 
@@ -291,3 +298,32 @@ def test_the_document_names_every_field_of_the_json():
     models = (Report, Row, Machine, Limits, Spread)
     assert [name for model in models for name in model.model_fields if name not in named] == []
     assert f"| `schema_version` | {SCHEMA_VERSION} |" in text
+
+
+def test_whole_predictions_run_from_file_to_file_beside_their_peers(quick):
+    report, _ = quick("--only", "predict,export,scaling", "--rounds", "1", contenders=[])
+    found = {(one.section, one.contender): one for one in report.rows}
+    assert [names for names in found if not found[names].values] == []
+    assert {name for section, name in found if section == "predict"} == {
+        "ours",
+        "nnU-Net, same tiles",
+        "nnU-Net as it comes",
+        "MONAI BasicUNet",
+        "MONAI DynUNet",
+    }
+    assert {name for section, name in found if section == "export"} == {
+        "ours",
+        "nnU-Net as it comes",
+    }
+    assert found["scaling", "ours"].times_ours.median == 1
+
+
+def test_real_volumes_take_the_place_of_drawn_ones(tmp_path):
+    import bench
+    from bench_contenders import volume_settings
+
+    for name in ("a.nii.gz", "a_label.nii.gz", "b.nii.gz"):
+        (tmp_path / name).write_bytes(b"")
+    asked = bench.parsed(["--volumes", str(tmp_path)])
+    found = volume_settings("predict", quick=False, volumes=asked.volumes)
+    assert [Path(one.file).name for one in found] == ["a.nii.gz", "b.nii.gz"]
