@@ -7,7 +7,7 @@ does not get it reads for himself, and meets the error there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Generic, TypeVar
@@ -35,7 +35,9 @@ class Conveyor(Generic[Job, Read, Work, Done]):
     ) -> None:
         self._read, self._work, self._finish, self._drop = read, work, finish, drop
 
-    def run(self, jobs: Sequence[Job], halted: Callable[[], bool]) -> Iterator[Done | Job]:
+    def run(
+        self, jobs: Sequence[Job], halted: Callable[[], bool]
+    ) -> Generator[Done | Job, None, None]:
         """In order: what `finish` gave for a job, or the job itself where it is not to be done now.
 
         halted: asked before each; True ends the iteration when what was begun is finished. One job

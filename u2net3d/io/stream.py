@@ -116,7 +116,7 @@ class Stream:
             return self._handle.read(most)
         while not (self._member.eof and self._no_further_member()):
             data = self._waiting or self._handle.read(READ_BYTES)
-            piece = self._member.decompress(data, most)
+            piece: bytes = self._member.decompress(data, most)
             self._waiting = self._member.unconsumed_tail
             if piece:
                 return piece

@@ -27,7 +27,7 @@ _DAMAGE = {
     "incorrect length check": "its checksum or its length does not fit its data",
     "Incorrect checksum": "its checksum or its length does not fit its data",
     "incorrect header check": "other bytes stand where compressed data should begin",
-    "Invalid gzip header": "other bytes stand where compressed data should begin",
+    "Invalid gzip/zlib wrapper": "other bytes stand where compressed data should begin",
 }
 
 
