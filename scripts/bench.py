@@ -33,7 +33,8 @@ PACKAGES = ("u2net3d", "torch", "nnunetv2", "dynamic-network-architectures", "mo
 def main(arguments: Sequence[str] | None = None) -> None:
     asked = parsed(arguments)
     run = Run(asked)
-    rows = measured(run, asked.only)
+    with run.place:
+        rows = measured(run, asked.only)
     report = Report(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         command=shlex.join(["scripts/bench", *(sys.argv[1:] if arguments is None else arguments)]),

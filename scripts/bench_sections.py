@@ -40,7 +40,7 @@ class Run:
         self.began = time.monotonic()
         self.deadline = self.began + 60 * asked.minutes
         self.limits: Limits | None = None
-        self._place = tempfile.TemporaryDirectory(prefix="u2net3d-bench-")
+        self.place = tempfile.TemporaryDirectory(prefix="u2net3d-bench-")
 
     def job(
         self, section: Section, contender: Contender, setting: Setting, kind: Kind | None = None
@@ -53,7 +53,7 @@ class Run:
             threads=self.asked.threads,
             device=self.asked.device,
             quick=self.asked.quick,
-            folder=self._place.name,
+            folder=self.place.name,
         )
 
     def settings(self, section: Section) -> list[Setting]:
