@@ -208,6 +208,9 @@ def predict(
     domain: Annotated[str, typer.Option("--domain", help="Which domain's labels.")],
     model: ModelFolder = MODEL,
     device: Device = "auto",
+    engine: Annotated[
+        str, typer.Option("--engine", help="auto, torch, or openvino (on a CPU).")
+    ] = "auto",
     overlap: Annotated[
         float, typer.Option("--overlap", min=0, max=0.95, help="Share of a patch.")
     ] = 0.5,
@@ -231,7 +234,7 @@ def predict(
     from u2net3d.infer.predict import Options
 
     wanted = (overwrite, statistics, preview, probabilities)
-    asked = predicting.Asked(domain, model, device, *wanted)
+    asked = predicting.Asked(domain, model, device, engine, *wanted)
     predicting.predict(images, output, asked, Options(overlap, tta, cleanup))
 
 

@@ -29,6 +29,7 @@ class Asked:
     domain: str
     model: Path
     device: str
+    engine: str
     overwrite: bool | None
     statistics: Path | None
     preview: bool
@@ -47,7 +48,7 @@ def predict(images: list[Path], output: Path, asked: Asked, options: Options) ->
     files.require_writable(output, "-o")
     if asked.statistics is not None:
         require_table(asked.statistics, "--statistics")
-    loaded = load(asked.model, domains=[name], device=asked.device)
+    loaded = load(asked.model, domains=[name], device=asked.device, engine=asked.engine)
     files.sweep(jobs[0].output.parent)
     told = _Told(len(jobs), asked.overwrite)
     stop: list[str] = []

@@ -35,10 +35,10 @@ def parity(folder: Path, name: str, images: Sequence[Path]) -> dict[str, Any]:
             bank.load_state_dict(halved(source.path, bank.state_dict())[0])
         answer, preparation = logits_of(net, spec, image, cpu, Options())
         logits.append(answer)
-        labels.append(restore(answer, preparation))
+        labels.append(restore(torch.from_numpy(answer), preparation))
     scores = dice(labels[1], labels[0], len(spec.labels), None)
     return {
-        "largest_logit_difference": float((logits[1] - logits[0]).abs().max()),
+        "largest_logit_difference": float(np.abs(logits[1] - logits[0]).max()),
         "equal_labels": float(np.mean(labels[0] == labels[1])),
         "dice": {
             label: None if np.isnan(value) else float(value)

@@ -31,8 +31,12 @@ class FoldedModel(Model):
                     raise ModelError(other.folder, what, "add it to every fold with --resume")
         specs = {name: first.spec(name) for name in first.domains}
         origins = {name: _joined([fold.origin(name) for fold in folds]) for name in specs}
-        super().__init__(first._net, specs, folder, origins)
+        super().__init__(first._engines, specs, folder, origins)
         self._folds = tuple(folds)
+
+    def engine(self, domain: str) -> str:
+        """Which engines answer for a domain in the folds, each named once."""
+        return ", ".join(sorted({fold.engine(domain) for fold in self._folds}))
 
     def add(self, file: str | Path, *, domain: str | None = None) -> NoReturn:
         """Is refused: a bank belongs to the trunk of one fold."""
@@ -50,17 +54,20 @@ class FoldedModel(Model):
     ) -> Answer:
         """The answer to an image (C, D, H, W); `path` names it in error messages."""
         total: Array = np.zeros(0)
+        notes: set[str] = set()
         for number, fold in enumerate(self._folds):
-            given = fold.answer(image, path, domain, options, probabilities=True).probabilities
+            answer = fold.answer(image, path, domain, options, probabilities=True)
+            given = answer.probabilities
             assert given is not None
             total = given.astype(np.uint32) if number == 0 else total + given
+            notes |= {answer.note} if answer.note else set()
         label = total.argmax(0).astype(np.uint8)
         if options.cleanup:
             labels = self.labels(domain)
             names = self.origin(domain).largest_component
             label = keep_largest(label, [labels.index(name) for name in names])
         mean = np.rint(total / len(self._folds)).astype(np.uint16) if probabilities else None
-        return Answer(label, mean)
+        return Answer(label, mean, self.engine(domain), "; ".join(sorted(notes)) or None)
 
 
 def _joined(origins: Sequence[Origin]) -> Origin:

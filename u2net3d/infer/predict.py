@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from u2net3d import files, store
 from u2net3d.errors import ModelError, UsageError
 from u2net3d.infer.cleanup import keep_largest
-from u2net3d.infer.engine import sliding_logits, torch_engine
+from u2net3d.infer.engine import Engine, Floats, sliding_logits, torch_engine
+from u2net3d.infer.engines import Disagreement, Engines, choose_engine
 from u2net3d.io import read_image
 from u2net3d.io.dataset import require_channels
 from u2net3d.io.nifti import Source, from_array, from_nibabel, to_nibabel
-from u2net3d.models.universal import UniversalNet
 from u2net3d.ops.memory import keep_freed_memory
+from u2net3d.prep.cache import default_cache
 from u2net3d.prep.pipeline import Preparation, prepare, restore, restore_probabilities
 from u2net3d.spec import DomainSpec, domain_name
 from u2net3d.store.domains import read_file
 from u2net3d.volume import Array, Volume
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from u2net3d.models.universal import UniversalNet
 
 
 @dataclass(frozen=True)
@@ -55,11 +62,14 @@ class Origin:
 class Answer:
     """label (D, H, W) uint8; probabilities (classes, D, H, W) uint16 in units of 1/65535, if asked.
 
-    Both lie on the image's own grid; the clean-up concerns the label alone.
+    Both lie on the image's own grid; the clean-up concerns the label alone. engine: which one
+    answered; note: why that is not the one that was asked for, where it is not.
     """
 
     label: Array
     probabilities: Array | None = None
+    engine: str = "torch"
+    note: str | None = None
 
 
 class Model:
@@ -67,19 +77,23 @@ class Model:
 
     def __init__(
         self,
-        net: UniversalNet,
+        engines: Engines,
         specs: dict[str, DomainSpec],
         folder: Path,
         origins: Mapping[str, Origin],
     ) -> None:
         self.folder = folder
-        self._net, self._specs, self._origins = net, specs, dict(origins)
-        self._device = next(net.parameters()).device
+        self._engines, self._specs, self._origins = engines, specs, dict(origins)
 
     @property
-    def device(self) -> torch.device:
-        """Where the network computes."""
-        return self._device
+    def device(self) -> str:
+        """Where the network computes: `cpu` or `cuda`."""
+        return self._engines.device
+
+    def engine(self, domain: str) -> str:
+        """Which engine answers for a domain, `torch` or `openvino`; made when it is first asked."""
+        spec, origin = self.spec(domain), self.origin(domain)
+        return self._engines.name(spec, origin.trunk_id, origin.domain_sha256)
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -108,15 +122,15 @@ class Model:
         The folder is left alone. Raises ModelError for a file that cannot be trusted or belongs to
         another trunk, UsageError for a name that is loaded already.
         """
-        path = Path(file)
-        trunk_id = store.tensors_id(self._net.trunk.state_dict())
+        path, net = Path(file), self._engines.net()
+        trunk_id = store.tensors_id(net.trunk.state_dict())
         said, tensors = read_file(path, trunk_id, domain)
         name = said.domain.name
         if name in self._specs:
             raise UsageError("domain", f"'{name}' is loaded already", "give another, domain=NAME")
-        self._specs[name] = store.add_bank(self._net, path, said, tensors)
-        self._net.bank(name).to(self._device)
-        self._net.eval()
+        self._specs[name] = store.add_bank(net, path, said, tensors)
+        net.bank(name).to(self.device)
+        net.eval()
         origin = Origin(trunk_id, files.sha256_file(path), said.largest_component)
         self._origins[name] = origin
         return name
@@ -154,48 +168,92 @@ class Model:
         """The answer to an image (C, D, H, W); `path` names it in error messages."""
         spec = self.spec(domain)
         require_channels(image, path, spec.channels)
-        logits, preparation = logits_of(self._net, spec, image, self._device, options)
+        answered, preparation = self._logits(spec, image, options)
+        logits = _tensor(answered)
         label = restore(logits, preparation)
         if options.cleanup:
             names = self._origins[spec.name].largest_component
             label = keep_largest(label, [spec.labels.index(name) for name in names])
         shares = restore_probabilities(logits, preparation) if probabilities else None
-        return Answer(label, shares)
+        return Answer(label, shares, self.engine(domain), self._engines.note(spec))
+
+    def _logits(
+        self, spec: DomainSpec, image: Volume, options: Options
+    ) -> tuple[Floats, Preparation]:
+        origin = self._origins[spec.name]
+        weights = (origin.trunk_id, origin.domain_sha256)
+        try:
+            return _logits_by(self._engines.run(spec, *weights), spec, image, options)
+        except Disagreement as why:
+            self._engines.refuse(spec, why)
+            return _logits_by(self._engines.run(spec, *weights), spec, image, options)
 
 
 def load(
-    folder: str | Path, *, domains: Sequence[str] | None = None, device: str = "auto"
+    folder: str | Path,
+    *,
+    domains: Sequence[str] | None = None,
+    device: str = "auto",
+    engine: str = "auto",
 ) -> Model:
     """Loads a model folder (all its domains, or those named) onto `auto`, `cpu` or `cuda`.
 
-    Of a folder of folds all are loaded, and their answers averaged. Raises ModelError for a folder
-    or file that cannot be used, UsageError for an unknown domain or a device there is not.
+    engine: `torch`, `openvino` (on the CPU), or `auto`, which takes OpenVINO on a CPU where it is
+    installed; where it does not agree with torch, torch answers (`Answer.note` says so). Of a
+    folder of folds all are loaded, and their answers averaged. Raises ModelError for a folder or
+    file that cannot be used, UsageError for an unknown domain, a device or an engine there is not.
     """
     if store.read_folds(Path(folder)):
         from u2net3d.infer.folds import FoldedModel
 
         parts = store.models_in(Path(folder))
-        folds = [load(part, domains=domains, device=device) for part in parts]
+        folds = [load(part, domains=domains, device=device, engine=engine) for part in parts]
         return FoldedModel(folds, Path(folder))
     keep_freed_memory()
     names = None if domains is None else [domain_name(name) for name in domains]
-    place = choose_device(device)
+    place = device_name("cpu" if (engine, device) == ("openvino", "auto") else device)
+    chosen = choose_engine(engine, place)
     before = _origins(Path(folder))
-    net, _, specs = store.load(Path(folder), names)
-    if _origins(Path(folder)) != before:
-        raise ModelError(folder, "was changed while it was read", "run the command again")
-    return Model(net.to(place), specs, Path(folder), before)
+
+    def net() -> UniversalNet:
+        found, _, _ = store.load(Path(folder), names)
+        if _origins(Path(folder)) != before:
+            raise ModelError(folder, "was changed while it was read", "run the command again")
+        return found.to(place)
+
+    engines = Engines(chosen, place, net, default_cache())
+    if chosen == "torch" or not store.all_listed(Path(folder), names):
+        engines.net()
+    return Model(engines, store.read_specs(Path(folder), names), Path(folder), before)
+
+
+def device_name(asked: str) -> str:
+    """`cpu` or `cuda`; `auto` takes CUDA where there is one. UsageError as `choose_device`.
+
+    torch is imported only where there may be a GPU.
+    """
+    if asked not in ("auto", "cpu", "cuda"):
+        raise UsageError("--device", f"'{asked}' is no device", "use auto, cpu or cuda")
+    if asked == "cpu" or (asked == "auto" and not _may_have_gpu()):
+        return "cpu"
+    import torch
+
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device", "there is no CUDA device here", "use --device cpu or auto")
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def choose_device(name: str) -> torch.device:
     """`auto` takes CUDA where there is one. Raises UsageError for `cuda` without a device."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise UsageError("--device", f"'{name}' is no device", "use auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device", "there is no CUDA device here", "use --device cpu or auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    import torch
+
+    return torch.device(device_name(name))
+
+
+def _may_have_gpu() -> bool:
+    """Linux shows drivers of GPUs as files; elsewhere torch must be asked."""
+    drivers = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+    return not sys.platform.startswith("linux") or any(Path(path).exists() for path in drivers)
 
 
 def segment(
@@ -205,18 +263,33 @@ def segment(
 
     The network is put in eval(). Nothing is cleaned up: that is for who knows the domain's card.
     """
-    return restore(*logits_of(net, spec, image, device, options))
+    logits, preparation = logits_of(net, spec, image, device, options)
+    return restore(_tensor(logits), preparation)
 
 
 def logits_of(
     net: UniversalNet, spec: DomainSpec, image: Volume, device: torch.device, options: Options
-) -> tuple[Tensor, Preparation]:
-    """Logits (K, d, h, w) on the plan's grid of an image (C, D, H, W), and the way back."""
+) -> tuple[Floats, Preparation]:
+    """Logits (K, d, h, w) on the plan's grid of an image (C, D, H, W), and the way back.
+
+    By torch, whatever is installed.
+    """
     net.eval()
+    return _logits_by(torch_engine(net, spec.name, device), spec, image, options)
+
+
+def _logits_by(
+    engine: Engine, spec: DomainSpec, image: Volume, options: Options
+) -> tuple[Floats, Preparation]:
     prepared, preparation = prepare(image, spec.plan)
-    engine = torch_engine(net, spec.name, device)
     logits = sliding_logits(engine, prepared, spec, overlap=options.overlap, tta=options.tta)
     return logits, preparation
+
+
+def _tensor(logits: Floats) -> Tensor:
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(logits))
 
 
 def _origins(folder: Path) -> dict[str, Origin]:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from u2net3d.errors import DataError, DiskError, U2Net3dError, UsageError, is_out_of_memory
 from u2net3d.infer.jobs import LABEL, PREVIEW, PROBABILITIES, Job
 from u2net3d.infer.locks import Lock, Watch
@@ -140,7 +138,8 @@ def _outcome(run: _Run, job: Job, lock: Lock) -> Outcome:
         return _kept(run, job)
     content = _content(job)
     origin = run.model.origin(run.spec.name)
-    expected = expected_record(content.sha256, run.spec, origin, run.options)
+    engine = run.model.engine(run.spec.name)
+    expected = expected_record(content.sha256, run.spec, origin, run.options, engine)
     before = read_record(job.sidecar)
     found = hindrance(job, before, expected, wishes.kinds)
     if found and wishes.existing != "replace":
@@ -155,10 +154,11 @@ def _outcome(run: _Run, job: Job, lock: Lock) -> Outcome:
     )
     record = expected.model_copy(
         update={
-            "device": run.model.device.type,
+            "device": run.model.device,
+            "engine": answer.engine,
             "spacing_mm": image.spacing_mm,
             "seconds": round(time.perf_counter() - began, 2),
-            "notes": tuple(source.notes),
+            "notes": (*source.notes, *([answer.note] if answer.note else [])),
         }
     )
     remove_stale(job, before, wishes.kinds)
@@ -235,7 +235,7 @@ def _statistics(run: _Run, image: Volume, label: Array) -> tuple[LabelStatistics
     return label_statistics(image, label, run.spec.labels) if run.wishes.statistics else None
 
 
-def _fault(job: Job, failure: Exception, device: torch.device) -> DataError:
+def _fault(job: Job, failure: Exception, device: str) -> DataError:
     """What a case failed of that is no fault of its file: memory, or this program."""
     reason = (str(failure).splitlines() or [type(failure).__name__])[0]
     if not is_out_of_memory(failure):
@@ -243,7 +243,9 @@ def _fault(job: Job, failure: Exception, device: torch.device) -> DataError:
         error = DataError(job.images[0], f"could not be segmented ({reason})", mend)
         error.__cause__ = failure
         return error
-    if device.type == "cuda":
+    if device == "cuda":
+        import torch
+
         torch.cuda.empty_cache()
         mend = "give it alone with --device cpu, or crop it to the part of the body"
     else:
