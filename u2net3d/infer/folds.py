@@ -12,7 +12,9 @@ from u2net3d import files
 from u2net3d.errors import ModelError, UsageError
 from u2net3d.infer.cleanup import keep_largest
 from u2net3d.infer.predict import Answer, Model, Options, Origin
-from u2net3d.volume import Array, Volume
+from u2net3d.infer.scratch import Room, Scratch
+from u2net3d.io.dataset import require_channels
+from u2net3d.volume import Volume
 
 
 class FoldedModel(Model):
@@ -31,7 +33,7 @@ class FoldedModel(Model):
                     raise ModelError(other.folder, what, "add it to every fold with --resume")
         specs = {name: first.spec(name) for name in first.domains}
         origins = {name: _joined([fold.origin(name) for fold in folds]) for name in specs}
-        super().__init__(first._net, specs, folder, origins)
+        super().__init__(first._net, specs, folder, origins, first.max_memory)
         self._folds = tuple(folds)
 
     def add(self, file: str | Path, *, domain: str | None = None) -> NoReturn:
@@ -49,18 +51,24 @@ class FoldedModel(Model):
         probabilities: bool = False,
     ) -> Answer:
         """The answer to an image (C, D, H, W); `path` names it in error messages."""
-        total: Array = np.zeros(0)
-        for number, fold in enumerate(self._folds):
-            given = fold.answer(image, path, domain, options, probabilities=True).probabilities
-            assert given is not None
-            total = given.astype(np.uint32) if number == 0 else total + given
-        label = total.argmax(0).astype(np.uint8)
+        spec = self.spec(domain)
+        require_channels(image, path, spec.channels)
+        count = len(self._folds)
+        label = np.empty(image.shape, np.uint8)
+        shape = (len(spec.labels) if probabilities else 0, *image.shape)
+        mean = Scratch(shape, np.uint16, Room(self.max_memory).left())
+        streams = [fold.slices(image, domain, options, count) for fold in self._folds]
+        for z, slices in enumerate(zip(*streams, strict=True)):
+            total = np.sum([shares for _, shares in slices], axis=0, dtype=np.uint32)
+            label[z] = total.argmax(0)
+            if probabilities:
+                mean.array[:, z] = np.rint(total / count)
+                mean.hand_back()
         if options.cleanup:
             labels = self.labels(domain)
             names = self.origin(domain).largest_component
             label = keep_largest(label, [labels.index(name) for name in names])
-        mean = np.rint(total / len(self._folds)).astype(np.uint16) if probabilities else None
-        return Answer(label, mean)
+        return Answer(label, mean.array if probabilities else None)
 
 
 def _joined(origins: Sequence[Origin]) -> Origin:
