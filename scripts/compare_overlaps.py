@@ -44,9 +44,7 @@ def main() -> None:
             scores, seconds = np.array(pairs).T
             numbers = f"{scores.mean():.4f}", f"{scores.min():.3f}", f"{seconds.mean():.2f}"
             reflections = "yes" if way.tta else "no"
-            table.add_row(
-                dataset.domain, str(len(cases)), f"{way.overlap}", reflections, *numbers
-            )
+            table.add_row(dataset.domain, str(len(cases)), f"{way.overlap}", reflections, *numbers)
     Console(width=110).print(table)
 
 

@@ -10,11 +10,9 @@ import numpy as np
 
 from u2net3d import files
 from u2net3d.errors import ModelError, UsageError
-from u2net3d.infer.cleanup import keep_largest
-from u2net3d.infer.predict import Answer, Model, Options, Origin
-from u2net3d.infer.scratch import Room, Scratch
-from u2net3d.io.dataset import require_channels
-from u2net3d.volume import Volume
+from u2net3d.infer.predict import Model, Options, Origin
+from u2net3d.infer.restore import Slices
+from u2net3d.volume import Array, Volume
 
 
 class FoldedModel(Model):
@@ -41,34 +39,16 @@ class FoldedModel(Model):
         where = f"{domain or Path(file).name}"
         raise UsageError(where, "belongs to one fold", "load that fold's folder, and add it there")
 
-    def answer(
-        self,
-        image: Volume,
-        path: Path,
-        domain: str,
-        options: Options,
-        *,
-        probabilities: bool = False,
-    ) -> Answer:
-        """The answer to an image (C, D, H, W); `path` names it in error messages."""
-        spec = self.spec(domain)
-        require_channels(image, path, spec.channels)
+    def slices(self, image: Volume, domain: str, options: Options, streams: int = 1) -> Slices:
+        """As of one model: mean probabilities, and the first of their largest as label."""
         count = len(self._folds)
-        label = np.empty(image.shape, np.uint8)
-        shape = (len(spec.labels) if probabilities else 0, *image.shape)
-        mean = Scratch(shape, np.uint16, Room(self.max_memory).left())
-        streams = [fold.slices(image, domain, options, count) for fold in self._folds]
-        for z, slices in enumerate(zip(*streams, strict=True)):
-            total = np.sum([shares for _, shares in slices], axis=0, dtype=np.uint32)
-            label[z] = total.argmax(0)
-            if probabilities:
-                mean.array[:, z] = np.rint(total / count)
-                mean.hand_back()
-        if options.cleanup:
-            labels = self.labels(domain)
-            names = self.origin(domain).largest_component
-            label = keep_largest(label, [labels.index(name) for name in names])
-        return Answer(label, mean.array if probabilities else None)
+        found = [fold.slices(image, domain, options, streams * count) for fold in self._folds]
+        for pairs in zip(*found, strict=True):
+            total = np.sum([shares for _, shares in pairs], axis=0, dtype=np.uint32)
+            yield total.argmax(0).astype(np.uint8), np.rint(total / count).astype(np.uint16)
+
+    def _label(self, image: Volume, domain: str, options: Options) -> Array:
+        return np.stack([label for label, _ in self.slices(image, domain, options)])
 
 
 def _joined(origins: Sequence[Origin]) -> Origin:

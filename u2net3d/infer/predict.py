@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from u2net3d import files, store
 from u2net3d.errors import ModelError, UsageError
 from u2net3d.infer.cleanup import keep_largest
 from u2net3d.infer.engine import sliding_slices, torch_engine
-from u2net3d.infer.restore import restore, restore_both
-from u2net3d.infer.scratch import Room, Scratch
+from u2net3d.infer.restore import Slices, joined, restore, restore_both
+from u2net3d.infer.scratch import Room
 from u2net3d.infer.sums import Floats
 from u2net3d.io import read_image
 from u2net3d.io.dataset import require_channels
@@ -29,8 +28,6 @@ from u2net3d.prep.pipeline import Preparation, prepare
 from u2net3d.spec import DomainSpec, domain_name
 from u2net3d.store.domains import read_file
 from u2net3d.volume import Array, Volume
-
-Slices = Iterator[tuple[NDArray[np.uint8], NDArray[np.uint16]]]  # as `restore_both` gives them
 
 
 @dataclass(frozen=True)
@@ -169,29 +166,32 @@ class Model:
         require_channels(image, path, spec.channels)
         shares = None
         if probabilities:
-            label, shares = _both(self.slices(image, domain, options), image, spec, self.max_memory)
+            slices, limit_bytes = self.slices(image, domain, options), Room(self.max_memory).left()
+            label, shares = joined(slices, image.shape, len(spec.labels), limit_bytes)
         else:
-            sliced, preparation = self._slices(image, spec, options)
-            label = restore(sliced, preparation)
+            label = self._label(image, domain, options)
         if options.cleanup:
             names = self._origins[spec.name].largest_component
             label = keep_largest(label, [spec.labels.index(name) for name in names])
         return Answer(label, shares)
 
-    def slices(self, image: Volume, domain: str, options: Options, share: int = 1) -> Slices:
+    def slices(self, image: Volume, domain: str, options: Options, streams: int = 1) -> Slices:
         """Label (H, W) and probabilities (classes, H, W) of slice after slice of an image.
 
-        uint8 and uint16, written over by the next slice's, not cleaned up. share: by how many such
-        streams what may be held is shared.
+        uint8 and uint16, not cleaned up, written over by the next slice's. streams: by how many of
+        these the room for sums is shared.
         """
         spec = self.spec(domain)
-        sliced, preparation = self._slices(image, spec, options, share)
-        return restore_both(sliced, preparation, len(spec.labels))
+        logits, preparation = self._logits(image, spec, options, streams)
+        return restore_both(logits, preparation, len(spec.labels))
 
-    def _slices(
-        self, image: Volume, spec: DomainSpec, options: Options, share: int = 1
+    def _label(self, image: Volume, domain: str, options: Options) -> Array:
+        return restore(*self._logits(image, self.spec(domain), options))
+
+    def _logits(
+        self, image: Volume, spec: DomainSpec, options: Options, streams: int = 1
     ) -> tuple[Iterator[Floats], Preparation]:
-        room = Room(self.max_memory, share)
+        room = Room(self.max_memory, streams)
         return slices_of(self._net, spec, image, self._device, options, room)
 
 
@@ -255,7 +255,7 @@ def slices_of(
     options: Options,
     room: Room | None = None,
 ) -> tuple[Iterator[Floats], Preparation]:
-    """Logits on the plan's grid of an image (C, D, H, W), slices (K, h, w) in order; the way back."""
+    """Logits of an image (C, D, H, W) on the plan's grid, slices (K, h, w) in order; the way back."""
     net.eval()
     prepared, preparation = prepare(image, spec.plan)
     slices = sliding_slices(
@@ -275,19 +275,6 @@ def logits_of(
     """All logits (K, d, h, w) on the plan's grid at once, and the way back."""
     slices, preparation = slices_of(net, spec, image, device, options)
     return torch.from_numpy(np.stack(list(slices), axis=1)), preparation
-
-
-def _both(
-    slices: Slices, image: Volume, spec: DomainSpec, max_memory: int | None
-) -> tuple[Array, Array]:
-    """Label (D, H, W) and probabilities (classes, D, H, W) of what comes slice by slice."""
-    label = np.empty(image.shape, np.uint8)
-    shape = (len(spec.labels), *image.shape)
-    shares = Scratch(shape, np.uint16, Room(max_memory).left())
-    for z, (values, planes) in enumerate(slices):
-        label[z], shares.array[:, z] = values, planes
-        shares.hand_back()
-    return label, shares.array
 
 
 def _origins(folder: Path) -> dict[str, Origin]:

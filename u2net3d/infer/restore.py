@@ -11,10 +11,12 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from u2net3d.infer.scratch import Scratch
 from u2net3d.ops.labels import Floats, Plane, between, label_between, probabilities_between
 from u2net3d.prep.pipeline import Preparation
-from u2net3d.volume import Array
+from u2net3d.volume import Array, Triple
 
+Slices = Iterator[tuple[NDArray[np.uint8], NDArray[np.uint16]]]  # as `restore_both` gives them
 WHOLE = np.iinfo(np.uint16).max  # what a probability of 1 is stored as
 
 
@@ -32,9 +34,7 @@ def restore(slices: Iterable[Floats], preparation: Preparation) -> Array:
     return label
 
 
-def restore_both(
-    slices: Iterable[Floats], preparation: Preparation, classes: int
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint16]]]:
+def restore_both(slices: Iterable[Floats], preparation: Preparation, classes: int) -> Slices:
     """Label (H, W) and probabilities (K, H, W) of every slice of the whole canonical volume.
 
     The label as `restore` gives it; softmax of the interpolated logits in units of 1/65535, so its
@@ -54,6 +54,21 @@ def restore_both(
     label[:], shares[1:], shares[0] = 0, 0, WHOLE
     for _ in range(d.stop, depth):
         yield label, shares
+
+
+def joined(
+    slices: Slices, shape: Triple, classes: int, limit_bytes: int
+) -> tuple[Array, NDArray[np.uint16]]:
+    """Label (D, H, W) = shape and probabilities (classes, D, H, W) of all slices.
+
+    Probabilities of more than limit_bytes lie in a temporary file.
+    """
+    label = np.empty(shape, np.uint8)
+    shares = Scratch((classes, *shape), np.uint16, limit_bytes)
+    for z, (values, planes) in enumerate(slices):
+        label[z], shares.array[:, z] = values, planes
+        shares.hand_back()
+    return label, shares.array
 
 
 def _pairs(
