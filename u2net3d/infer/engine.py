@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from u2net3d.infer.scratch import DEFAULT_BYTES
+from u2net3d.infer.sums import Floats, Sums
 from u2net3d.infer.window import gaussian_weight, padding, tile_starts
 from u2net3d.patches.sample import mirrored
 from u2net3d.spec import DomainSpec
-from u2net3d.volume import Array
+from u2net3d.volume import Array, Triple
 
 if TYPE_CHECKING:
     import torch
 
     from u2net3d.models.universal import UniversalNet
 
-Floats = NDArray[np.float32]
 Engine = Callable[[Floats], Floats]  # (1, C, D, H, W) patch -> (1, K, D, H, W) logits
 
 
@@ -29,50 +29,88 @@ def torch_engine(net: UniversalNet, domain: str, device: torch.device | str) -> 
 
     @torch.inference_mode()
     def run(patch: Floats) -> Floats:
-        given = torch.from_numpy(np.ascontiguousarray(patch, dtype=np.float32))
+        given = torch.from_numpy(np.require(patch, np.float32, ["C", "W"]))
         logits: Floats = net(given.to(device), domain)[0].float().cpu().numpy()
         return logits
 
     return run
 
 
+def sliding_slices(
+    engine: Engine,
+    image: Array,
+    spec: DomainSpec,
+    *,
+    overlap: float = 0.5,
+    tta: bool = False,
+    limit_bytes: int = DEFAULT_BYTES,
+) -> Iterator[Floats]:
+    """Logits of a prepared image (C, D, H, W), slice (K, H, W) after slice, as they become final.
+
+    The weighted mean over the tiles. Borders are mirrored where the volume is smaller than the
+    patch. overlap: share of a patch that neighbouring tiles have in common; tta: average over the
+    reflections that keep the domain's labels true, swapping left and right labels back (test-time
+    augmentation); limit_bytes: what sums may take of memory, the rest lies in a temporary file.
+    """
+    patch = spec.plan.patch_size
+    before, inner = _around(image, patch)
+    volume = _mirrored(image, patch)
+    depth, height, width = volume.shape[1:]
+    sums = Sums(len(spec.labels), (depth, height, width), gaussian_weight(patch), limit_bytes)
+    views = _reflections(spec) if tta else [()]
+    starts = tile_starts((depth, height, width), patch, overlap)
+    stops = [*(start[0] for start in starts[1:]), depth]  # below it no later tile begins
+    z = -before
+    for start, stop in zip(starts, stops, strict=True):
+        at = tuple(slice(a, a + n) for a, n in zip(start, patch, strict=True))
+        sums.add(start, _seen(engine, volume[(slice(None), *at)][None], spec, views))
+        for mean in sums.means(stop):
+            if 0 <= z < image.shape[1]:
+                yield mean[(slice(None), *inner)]
+            z += 1
+
+
 def sliding_logits(
     engine: Engine, image: Array, spec: DomainSpec, *, overlap: float = 0.5, tta: bool = False
 ) -> Floats:
-    """Logits (K, D, H, W) of a prepared image (C, D, H, W), the weighted mean over its tiles.
+    """All of `sliding_slices` at once, (K, D, H, W)."""
+    slices = sliding_slices(engine, image, spec, overlap=overlap, tta=tta)
+    return np.stack([plane.copy() for plane in slices], axis=1)
 
-    Borders are mirrored where the volume is smaller than the patch. overlap: share of a patch that
-    neighbouring tiles have in common; tta: average over the reflections that keep the domain's
-    labels true, swapping left and right labels back (test-time augmentation).
-    """
-    patch = spec.plan.patch_size
-    depth, height, width = image.shape[1:]
-    around = padding((depth, height, width), patch)
-    padded = image
-    for axis, (before, after) in enumerate(around, start=1):
+
+def middle_tile(image: Array, patch: Triple) -> Floats:
+    """The tile (1, C, *patch) in the middle of an image (C, D, H, W), mirrored where that ends."""
+    volume = _mirrored(image, patch)
+    starts = [(n - size) // 2 for n, size in zip(volume.shape[1:], patch, strict=True)]
+    at = (slice(a, a + n) for a, n in zip(starts, patch, strict=True))
+    return volume[(slice(None), *at)][None]
+
+
+def _around(image: Array, patch: Triple) -> tuple[int, tuple[slice, slice]]:
+    """Slices that are mirrored before the first, and where H and W lie in what is mirrored."""
+    _, depth, height, width = image.shape
+    (front, _), (top, _), (left, _) = padding((depth, height, width), patch)
+    return front, (slice(top, top + height), slice(left, left + width))
+
+
+def _mirrored(image: Array, patch: Triple) -> Floats:
+    """The image (C, D, H, W), mirrored to a patch at least; the image's own memory where it is."""
+    _, depth, height, width = image.shape
+    for axis, (before, after) in enumerate(padding((depth, height, width), patch), start=1):
         if before or after:
             size = image.shape[axis]
-            padded = padded.take(mirrored(-before, before + size + after, size), axis)
-    volume: Floats = np.asarray(padded, dtype=np.float32)
-    total: Floats = np.zeros((len(spec.labels), *volume.shape[1:]), np.float32)
-    weights = np.zeros(volume.shape[1:], np.float32)
-    weight = gaussian_weight(patch)
-    views = _reflections(spec) if tta else [()]
-    depth, height, width = volume.shape[1:]
-    for start in tile_starts((depth, height, width), patch, overlap):
-        at = tuple(slice(a, a + n) for a, n in zip(start, patch, strict=True))
-        tile = volume[(slice(None), *at)][None]
-        logits = _seen_from(engine, tile, spec, views[0])
-        for axes in views[1:]:
-            logits = logits + _seen_from(engine, tile, spec, axes)
-        total[(slice(None), *at)] += logits * (weight / np.float32(len(views)))
-        weights[at] += weight
-    total /= weights
-    inner = tuple(
-        slice(before, before + n) for (before, _), n in zip(around, image.shape[1:], strict=True)
-    )
-    result: Floats = total[(slice(None), *inner)]
-    return result
+            image = image.take(mirrored(-before, before + size + after, size), axis)
+    return np.asarray(image, dtype=np.float32)
+
+
+def _seen(
+    engine: Engine, tile: Floats, spec: DomainSpec, views: Sequence[tuple[int, ...]]
+) -> Floats:
+    """The mean logits (K, D, H, W) of a tile over its reflections."""
+    total = _seen_from(engine, tile, spec, views[0])
+    for axes in views[1:]:
+        total = total + _seen_from(engine, tile, spec, axes)
+    return total / np.float32(len(views)) if len(views) > 1 else total
 
 
 def _reflections(spec: DomainSpec) -> list[tuple[int, ...]]:

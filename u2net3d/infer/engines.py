@@ -1,8 +1,8 @@
 """Which engine answers for a domain: torch, or OpenVINO where it is installed and agrees with torch.
 
 OpenVINO is believed in two steps. When a network is compiled, torch and it see one and the same
-drawn patch; then, once for every cache entry, the first tile of a user's image in which it finds
-anything. After that no torch is needed. docs/design.md says why no patch is kept with a domain.
+drawn patch; then, once for every cache entry, the tile in the middle of the first image that comes.
+After that no torch is needed. docs/design.md says why no patch is kept with a domain.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
 ENGINES = ("auto", "torch", "openvino")
 LEAST_AGREEMENT = 0.9999  # share of voxels whose label both engines give alike
-MOST_DIFFERENCE = 3e-3  # of logits on the drawn patch, as a share of the largest; usually 1e-5
-
-
-class Disagreement(Exception):
-    """OpenVINO and torch differ on a tile of a real image; the text says by how much."""
+MOST_DIFFERENCE = 3e-3  # of logits, as a share of the largest of the patch; usually 1e-5
 
 
 @dataclass(frozen=True)
 class _Made:
-    """name: torch or openvino; note: why it is not the one that was asked for, if it is not."""
+    """name: torch or openvino; note: why it is not the one that was asked for, if it is not.
+
+    unproven: the compiled network that has not met a real image yet.
+    """
 
     name: str
     run: Engine
     note: str | None = None
+    unproven: Compiled | None = None
 
 
 class Engines:
@@ -62,17 +62,23 @@ class Engines:
         return self._of(spec, trunk_id, domain_sha256).name
 
     def note(self, spec: DomainSpec) -> str | None:
-        """Why a domain that was asked for answers by another engine; None where it does not."""
+        """Why a domain answers by another engine than was asked for; None where it does not."""
         made = self._made.get(spec.name)
         return made.note if made else None
 
-    def run(self, spec: DomainSpec, trunk_id: str, domain_sha256: str) -> Engine:
-        """The engine of a domain. What it gives may raise Disagreement: then call `refuse`."""
-        return self._of(spec, trunk_id, domain_sha256).run
+    def run(self, spec: DomainSpec, trunk_id: str, domain_sha256: str, tile: Floats) -> Engine:
+        """The engine of a domain for an image of which `tile` (1, C, D, H, W) is a part.
 
-    def refuse(self, spec: DomainSpec, why: Disagreement) -> None:
-        """From now on torch answers for the domain, in later processes too."""
-        self._made[spec.name] = self._torch(spec, str(why))
+        A compiled network that has met no image yet is compared with torch on that tile.
+        """
+        made = self._of(spec, trunk_id, domain_sha256)
+        if made.unproven is not None:
+            torch = self._torch(spec)
+            refused = difference("an image", made.run(tile), torch.run(tile))
+            openvino_engine.judge(made.unproven, refused)
+            made = self._torch(spec, refused) if refused else replace(made, unproven=None)
+            self._made[spec.name] = made
+        return made.run
 
     def _of(self, spec: DomainSpec, trunk_id: str, domain_sha256: str) -> _Made:
         if spec.name not in self._made:
@@ -82,22 +88,21 @@ class Engines:
             self._made[spec.name] = made
         return self._made[spec.name]
 
-    def _torch(self, spec: DomainSpec, note: str | None = None) -> _Made:
+    def _torch(self, spec: DomainSpec, refused: str | None = None) -> _Made:
         def run(patch: Floats) -> Floats:
             return torch_engine(self.net(), spec.name, self.device)(patch)
 
-        return _Made("torch", run, note and f"torch answers, not openvino: {note}")
+        return _Made("torch", run, f"torch answers, not openvino: {refused}" if refused else None)
 
     def _openvino(self, spec: DomainSpec, trunk_id: str, domain_sha256: str) -> _Made:
         key = openvino_engine.key_of(trunk_id, domain_sha256, spec)
         found = openvino_engine.kept(self._cache, key) if self._cache else None
         if found is None:
             found = self._compiled(spec)
-            if self._cache:
-                found = openvino_engine.keep(self._cache, key, found)
+            found = openvino_engine.keep(self._cache, key, found) if self._cache else found
         if found.refused:
             return self._torch(spec, found.refused)
-        return _Made("openvino", found.infer if found.proven else self._watched(spec, found))
+        return _Made("openvino", found.infer, unproven=None if found.proven else found)
 
     def _compiled(self, spec: DomainSpec) -> Compiled:
         """Made from the network's weights, and compared with it on the drawn patch."""
@@ -108,26 +113,8 @@ class Engines:
         )
         made = openvino_engine.compiled(build(trunk, bank, net.design, spec))
         patch = drawn_patch(spec)
-        return replace(made, refused=difference(made.infer(patch), self._torch(spec).run(patch)))
-
-    def _watched(self, spec: DomainSpec, found: Compiled) -> Engine:
-        """Compares the first tile in which anything is found with torch."""
-        proven = False
-
-        def run(patch: Floats) -> Floats:
-            nonlocal proven
-            logits = found.infer(patch)
-            if proven or not logits.argmax(1).any():
-                return logits
-            share = agreement(logits, self._torch(spec).run(patch))
-            proven = share >= LEAST_AGREEMENT
-            why = None if proven else f"on an image they agree on {share:.3%} of the voxels"
-            openvino_engine.judge(found, why)
-            if why:
-                raise Disagreement(why)
-            return logits
-
-        return run
+        refused = difference("a drawn patch", made.infer(patch), self._torch(spec).run(patch))
+        return replace(made, refused=refused)
 
 
 def choose_engine(name: str, device: str) -> str:
@@ -162,15 +149,10 @@ def drawn_patch(spec: DomainSpec) -> Floats:
     return patch.astype(np.float32)
 
 
-def difference(found: Floats, expected: Floats) -> str | None:
-    """How logits (1, K, D, H, W) of the drawn patch differ, in words; None where they hardly do."""
-    share = agreement(found, expected)
+def difference(where: str, found: Floats, expected: Floats) -> str | None:
+    """How two logits (1, K, D, H, W) of one patch differ, in words; None where they hardly do."""
+    share = float(np.mean(found.argmax(1) == expected.argmax(1)))
     error = float(np.abs(found - expected).max()) / max(float(np.abs(expected).max()), 1e-12)
     if share >= LEAST_AGREEMENT and error <= MOST_DIFFERENCE:
         return None
-    return f"on a drawn patch they agree on {share:.3%} of the voxels, logits differ by {error:.1e}"
-
-
-def agreement(found: Floats, expected: Floats) -> float:
-    """Share of voxels for which two tensors of logits (1, K, D, H, W) give one label."""
-    return float(np.mean(found.argmax(1) == expected.argmax(1)))
+    return f"on {where} they agree on {share:.3%} of the voxels, logits differ by {error:.1e}"

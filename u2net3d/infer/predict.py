@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
 from u2net3d import files, store
 from u2net3d.errors import ModelError, UsageError
 from u2net3d.infer.cleanup import keep_largest
-from u2net3d.infer.engine import Engine, Floats, sliding_logits, torch_engine
-from u2net3d.infer.engines import Disagreement, Engines, choose_engine
+from u2net3d.infer.engine import Engine, middle_tile, sliding_slices, torch_engine
+from u2net3d.infer.engines import Engines, choose_engine
+from u2net3d.infer.restore import Slices, joined, restore, restore_both
+from u2net3d.infer.scratch import Room
+from u2net3d.infer.sums import Floats
 from u2net3d.io import read_image
 from u2net3d.io.dataset import require_channels
 from u2net3d.io.nifti import Source, from_array, from_nibabel, to_nibabel
 from u2net3d.ops.memory import keep_freed_memory
 from u2net3d.prep.cache import default_cache
-from u2net3d.prep.pipeline import Preparation, prepare, restore, restore_probabilities
+from u2net3d.prep.pipeline import Preparation, prepare
 from u2net3d.spec import DomainSpec, domain_name
 from u2net3d.store.domains import read_file
 from u2net3d.volume import Array, Volume
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
     from u2net3d.models.universal import UniversalNet
 
@@ -73,7 +75,11 @@ class Answer:
 
 
 class Model:
-    """A model folder ready to segment; `u2net3d.load` makes one. Nothing is printed."""
+    """A model folder ready to segment; `u2net3d.load` makes one. Nothing is printed.
+
+    max_memory: bytes that the process is to keep within, as far as sums and probabilities go: what
+    does not fit lies in a temporary file. None: they take 256 MB at most.
+    """
 
     def __init__(
         self,
@@ -81,8 +87,9 @@ class Model:
         specs: dict[str, DomainSpec],
         folder: Path,
         origins: Mapping[str, Origin],
+        max_memory: int | None = None,
     ) -> None:
-        self.folder = folder
+        self.folder, self.max_memory = folder, max_memory
         self._engines, self._specs, self._origins = engines, specs, dict(origins)
 
     @property
@@ -94,6 +101,10 @@ class Model:
         """Which engine answers for a domain, `torch` or `openvino`; made when it is first asked."""
         spec, origin = self.spec(domain), self.origin(domain)
         return self._engines.name(spec, origin.trunk_id, origin.domain_sha256)
+
+    def engine_note(self, domain: str) -> str | None:
+        """Why that is not the engine that was asked for; None where it is."""
+        return self._engines.note(self.spec(domain))
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -168,25 +179,39 @@ class Model:
         """The answer to an image (C, D, H, W); `path` names it in error messages."""
         spec = self.spec(domain)
         require_channels(image, path, spec.channels)
-        answered, preparation = self._logits(spec, image, options)
-        logits = _tensor(answered)
-        label = restore(logits, preparation)
+        shares = None
+        if probabilities:
+            slices, limit_bytes = self.slices(image, domain, options), Room(self.max_memory).left()
+            label, shares = joined(slices, image.shape, len(spec.labels), limit_bytes)
+        else:
+            label = self._label(image, domain, options)
         if options.cleanup:
             names = self._origins[spec.name].largest_component
             label = keep_largest(label, [spec.labels.index(name) for name in names])
-        shares = restore_probabilities(logits, preparation) if probabilities else None
-        return Answer(label, shares, self.engine(domain), self._engines.note(spec))
+        return Answer(label, shares, self.engine(domain), self.engine_note(domain))
+
+    def slices(self, image: Volume, domain: str, options: Options, streams: int = 1) -> Slices:
+        """Label (H, W) and probabilities (classes, H, W) of slice after slice of an image.
+
+        uint8 and uint16, not cleaned up, written over by the next slice's. streams: by how many of
+        these the room for sums is shared.
+        """
+        spec = self.spec(domain)
+        logits, preparation = self._logits(image, spec, options, streams)
+        return restore_both(logits, preparation, len(spec.labels))
+
+    def _label(self, image: Volume, domain: str, options: Options) -> Array:
+        return restore(*self._logits(image, self.spec(domain), options))
 
     def _logits(
-        self, spec: DomainSpec, image: Volume, options: Options
-    ) -> tuple[Floats, Preparation]:
+        self, image: Volume, spec: DomainSpec, options: Options, streams: int = 1
+    ) -> tuple[Iterator[Floats], Preparation]:
+        room = Room(self.max_memory, streams)
+        prepared, preparation = prepare(image, spec.plan)
         origin = self._origins[spec.name]
-        weights = (origin.trunk_id, origin.domain_sha256)
-        try:
-            return _logits_by(self._engines.run(spec, *weights), spec, image, options)
-        except Disagreement as why:
-            self._engines.refuse(spec, why)
-            return _logits_by(self._engines.run(spec, *weights), spec, image, options)
+        tile = middle_tile(prepared, spec.plan.patch_size)
+        engine = self._engines.run(spec, origin.trunk_id, origin.domain_sha256, tile)
+        return _slices(engine, spec, prepared, preparation, options, room), preparation
 
 
 def load(
@@ -195,19 +220,23 @@ def load(
     domains: Sequence[str] | None = None,
     device: str = "auto",
     engine: str = "auto",
+    max_memory: int | None = None,
 ) -> Model:
     """Loads a model folder (all its domains, or those named) onto `auto`, `cpu` or `cuda`.
 
     engine: `torch`, `openvino` (on the CPU), or `auto`, which takes OpenVINO on a CPU where it is
-    installed; where it does not agree with torch, torch answers (`Answer.note` says so). Of a
-    folder of folds all are loaded, and their answers averaged. Raises ModelError for a folder or
-    file that cannot be used, UsageError for an unknown domain, a device or an engine there is not.
+    installed; where it does not agree with torch, torch answers, and `Model.engine_note` says why.
+    Of a folder of folds all are loaded, and their answers averaged. max_memory: bytes, see `Model`.
+    Raises ModelError for a folder or file that cannot be used, UsageError for an unknown domain, a
+    device or an engine there is not.
     """
     if store.read_folds(Path(folder)):
         from u2net3d.infer.folds import FoldedModel
 
-        parts = store.models_in(Path(folder))
-        folds = [load(part, domains=domains, device=device, engine=engine) for part in parts]
+        folds = [
+            load(part, domains=domains, device=device, engine=engine, max_memory=max_memory)
+            for part in store.models_in(Path(folder))
+        ]
         return FoldedModel(folds, Path(folder))
     keep_freed_memory()
     names = None if domains is None else [domain_name(name) for name in domains]
@@ -223,8 +252,8 @@ def load(
 
     engines = Engines(chosen, place, net, default_cache())
     if chosen == "torch" or not store.all_listed(Path(folder), names):
-        engines.net()
-    return Model(engines, store.read_specs(Path(folder), names), Path(folder), before)
+        engines.net()  # what it finds wrong is said now
+    return Model(engines, store.read_specs(Path(folder), names), Path(folder), before, max_memory)
 
 
 def device_name(asked: str) -> str:
@@ -263,33 +292,46 @@ def segment(
 
     The network is put in eval(). Nothing is cleaned up: that is for who knows the domain's card.
     """
-    logits, preparation = logits_of(net, spec, image, device, options)
-    return restore(_tensor(logits), preparation)
+    return restore(*slices_of(net, spec, image, device, options))
+
+
+def slices_of(
+    net: UniversalNet, spec: DomainSpec, image: Volume, device: torch.device, options: Options
+) -> tuple[Iterator[Floats], Preparation]:
+    """Logits of an image (C, D, H, W) on the plan's grid, slices (K, h, w), and the way back.
+
+    By torch, whatever is installed.
+    """
+    net.eval()
+    prepared, preparation = prepare(image, spec.plan)
+    engine = torch_engine(net, spec.name, device)
+    return _slices(engine, spec, prepared, preparation, options, Room()), preparation
 
 
 def logits_of(
     net: UniversalNet, spec: DomainSpec, image: Volume, device: torch.device, options: Options
 ) -> tuple[Floats, Preparation]:
-    """Logits (K, d, h, w) on the plan's grid of an image (C, D, H, W), and the way back.
-
-    By torch, whatever is installed.
-    """
-    net.eval()
-    return _logits_by(torch_engine(net, spec.name, device), spec, image, options)
+    """All logits (K, d, h, w) on the plan's grid at once, and the way back."""
+    slices, preparation = slices_of(net, spec, image, device, options)
+    return np.stack([plane.copy() for plane in slices], axis=1), preparation
 
 
-def _logits_by(
-    engine: Engine, spec: DomainSpec, image: Volume, options: Options
-) -> tuple[Floats, Preparation]:
-    prepared, preparation = prepare(image, spec.plan)
-    logits = sliding_logits(engine, prepared, spec, overlap=options.overlap, tta=options.tta)
-    return logits, preparation
-
-
-def _tensor(logits: Floats) -> Tensor:
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(logits))
+def _slices(
+    engine: Engine,
+    spec: DomainSpec,
+    prepared: Array,
+    preparation: Preparation,
+    options: Options,
+    room: Room,
+) -> Iterator[Floats]:
+    return sliding_slices(
+        engine,
+        prepared,
+        spec,
+        overlap=options.overlap,
+        tta=options.tta,
+        limit_bytes=room.left(prod(preparation.shape)),
+    )
 
 
 def _origins(folder: Path) -> dict[str, Origin]:
