@@ -13,7 +13,7 @@ from u2net3d.ops import gpu, library, native
 
 NAMES = [
     "python", "machine", "threads", "gpu", "native kernels", "self-check", "triton", "allocator",
-    "cache", "optional packages",
+    "cache", "engine",
 ]  # fmt: skip
 
 

@@ -36,10 +36,10 @@ def resample_image(image: Array, shape: Triple) -> Array:
 
     Kept within each channel's own range: cubics overshoot at edges. The same shape is the identity.
     """
-    import torch
-
     if image.shape[1:] == shape:
         return image
+    import torch
+
     source = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
     result = _separable(source, shape, "bicubic")
     low, high = source.flatten(1).aminmax(dim=1)
