@@ -64,7 +64,9 @@ def test_what_the_engine_returns_comes_back_at_its_own_voxel(shape, overlap):
 def test_constant_logits_stay_constant(shape):
     constant = np.array([-3.0, 0.5, 2.0], np.float32).reshape(1, 3, 1, 1, 1)
     logits = sliding_logits(
-        lambda patch: np.broadcast_to(constant, (1, 3, *patch.shape[2:])), image(shape), spec(classes=3)
+        lambda patch: np.broadcast_to(constant, (1, 3, *patch.shape[2:])),
+        image(shape),
+        spec(classes=3),
     )
     expected = np.broadcast_to(constant[0], (3, *shape))
     np.testing.assert_allclose(logits, expected, rtol=1e-6, atol=1e-6)
@@ -100,7 +102,9 @@ def test_a_voxel_counts_more_where_it_is_in_the_middle_of_a_tile():
     # Two tiles share voxels 4 to 7 along W; each answers with its own number.
     numbers = iter([0.0, 1.0])
     x = image((8, 8, 12))
-    logits = sliding_logits(lambda _patch: np.full((1, 2, *PATCH), next(numbers), np.float32), x, spec())
+    logits = sliding_logits(
+        lambda _patch: np.full((1, 2, *PATCH), next(numbers), np.float32), x, spec()
+    )
     row = logits[0, 4, 4]
     assert row[:4].tolist() == [0] * 4
     assert row[8:].tolist() == [1] * 4

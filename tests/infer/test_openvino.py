@@ -78,9 +78,7 @@ def made(cache):
     ("strides", "kernels", "patch"),
     [(*CUBES, (16, 16, 16)), (*CUBES, (13, 9, 11)), (*FLAT, (6, 16, 12)), (*FLAT, (5, 15, 9))],
 )
-def test_it_gives_the_logits_of_torch(
-    preset, channels, classes, strides, kernels, patch, made
-):
+def test_it_gives_the_logits_of_torch(preset, channels, classes, strides, kernels, patch, made):
     spec = spec_of(strides, kernels, patch, channels, classes)
     net = network(preset, spec)
     engines, name = made(net, spec, where=None)
@@ -214,11 +212,15 @@ def test_the_middle_tile_is_mirrored_where_the_image_is_smaller():
 
 def test_the_engine_is_chosen_by_what_is_installed_alone(monkeypatch):
     monkeypatch.setattr(openvino_engine, "installed", lambda: "1.0")
-    chosen = [choose_engine(name, device) for name in ("auto", "torch") for device in ("cpu", "cuda")]
+    chosen = [
+        choose_engine(name, device) for name in ("auto", "torch") for device in ("cpu", "cuda")
+    ]
     assert chosen == ["openvino", "torch", "torch", "torch"]
     monkeypatch.setattr(openvino_engine, "installed", lambda: None)
     assert choose_engine("auto", "cpu") == "torch"
-    with pytest.raises(UsageError, match=r"openvino is not installed — run `pip install u2net3d\[cpu\]`"):
+    with pytest.raises(
+        UsageError, match=r"openvino is not installed — run `pip install u2net3d\[cpu\]`"
+    ):
         choose_engine("openvino", "cpu")
     with pytest.raises(UsageError, match="'onnx' is no engine"):
         choose_engine("onnx", "cpu")
@@ -243,7 +245,8 @@ model = u2net3d.load(sys.argv[1], device="cpu", engine="openvino")
 label = model.predict(sys.argv[2], domain="liver")
 import numpy as np
 print(model.engine("liver"), int(np.asarray(label.dataobj).sum()))
-print("loaded:", *sorted({"torch", "openvino_telemetry"} & {n for n, m in sys.modules.items() if m}))
+there = {name for name, module in sys.modules.items() if module}
+print("loaded:", *sorted({"torch", "openvino_telemetry"} & there))
 """
 
 

@@ -1,4 +1,4 @@
-"""Which engine answers for a domain: torch, or OpenVINO where it is installed and agrees with torch.
+"""Which engine answers for a domain: torch, or OpenVINO where it is there and agrees with torch.
 
 OpenVINO is believed in two steps. When a network is compiled, torch and it see one and the same
 drawn patch; then, once for every cache entry, the tile in the middle of the first image that comes.
