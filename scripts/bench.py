@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rounds=asked.rounds,
         quick=asked.quick,
         seconds=round(time.monotonic() - run.began, 1),
-        bandwidth=run.bandwidth,
+        limits=run.limits,
         rows=tuple(rows),
     )
     if asked.json is not None:
@@ -121,7 +121,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=usable_cores(), help="all cores by default")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each (5)")
-    parser.add_argument("--minutes", type=float, default=20.0, help="rounds end early after (20)")
+    parser.add_argument("--minutes", type=float, default=40.0, help="rounds end early after (40)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="tiny shapes: shows that it runs")
     parser.add_argument("--json", type=Path, help="write the numbers here")

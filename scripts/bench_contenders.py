@@ -171,7 +171,7 @@ def nnunet(device: str) -> Contender:
 
 def _dense(name: str, family: Family, device: str) -> list[Contender]:
     raised, last, *_ = _forms(name, family, device)
-    return [Contender(name=f"{name}, as it comes", family=family, every_round=True), raised, last]
+    return [raised, last]
 
 
 def _forms(name: str, family: Family, device: str) -> list[Contender]:

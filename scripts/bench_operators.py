@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from bench_contenders import Job
@@ -32,7 +33,8 @@ class Operator:
     """An operator and its peer on the same numbers, and the least that both must move.
 
     forward, backward: floats of the least exact schedule, each tensor being larger than the caches
-    (docs/bench.md derives them).
+    (docs/bench.md derives them). macs: multiplications and additions of its convolutions, forward;
+    backward has them twice, once for the weights and once for the input, the stem only the former.
     """
 
     name: str
@@ -40,13 +42,22 @@ class Operator:
     torch: Side
     forward: int
     backward: int
+    macs: int
+    macs_backward: int
 
 
-def measured(job: Job) -> tuple[Callable[[], dict[str, float]], dict[str, int]]:
-    """A round of all operators, and the bytes of their least schedules.
+class Least(NamedTuple):
+    """What an operator has to do at least."""
 
-    The round gives seconds by `operator|forward or backward|ours or torch`, and GB/s by `copy` and
-    `triad`; the bytes go by `operator|forward or backward`.
+    bytes: int
+    macs: int
+
+
+def measured(job: Job) -> tuple[Callable[[], dict[str, float]], dict[str, Least]]:
+    """A round of all operators, and what they have to do at least.
+
+    The round gives seconds by `operator|forward or backward|ours or torch`, GB/s by `copy` and
+    `triad`, 10⁹ multiply-adds a second by `product`; the least by `operator|forward or backward`.
     """
     torch.set_default_device(job.device)
     torch.manual_seed(1)
@@ -55,7 +66,7 @@ def measured(job: Job) -> tuple[Callable[[], dict[str, float]], dict[str, int]]:
     least_s = 0.0 if job.quick else 0.05
 
     def once() -> dict[str, float]:
-        found = bandwidth(buffers, job.device)
+        found = limits(buffers, job.device)
         for operator in table:
             for name, side in (("ours", operator.ours), ("torch", operator.torch)):
                 forward, backward = _seconds(side, least_s, job.device)
@@ -66,18 +77,25 @@ def measured(job: Job) -> tuple[Callable[[], dict[str, float]], dict[str, int]]:
     once()
     least = {}
     for each in table:
-        least[f"{each.name}|forward"] = each.forward * _FLOAT_BYTES
-        least[f"{each.name}|backward"] = each.backward * _FLOAT_BYTES
+        least[f"{each.name}|forward"] = Least(each.forward * _FLOAT_BYTES, each.macs)
+        least[f"{each.name}|backward"] = Least(each.backward * _FLOAT_BYTES, each.macs_backward)
     return once, least
 
 
-def bandwidth(buffers: Sequence[Tensor], device: str) -> dict[str, float]:
-    """GB/s of a copy (one read, one write) and of a triad a = b + 3 c (two reads, one write)."""
+def limits(buffers: Sequence[Tensor], device: str) -> dict[str, float]:
+    """What the machine can do.
+
+    GB/s of a copy (one read, one write) and of a triad a = b + 3 c (two reads, one write); 10⁹
+    multiply-adds a second of a product of two square float32 matrices.
+    """
     a, b, c = buffers
+    side = min(1024, math.isqrt(a.numel()))
+    square = a[: side * side].view(side, side)
     size = a.numel() * _FLOAT_BYTES / 1e9
     copy = _least_seconds(lambda: a.copy_(b), device)
     triad = _least_seconds(lambda: torch.add(b, c, alpha=3, out=a), device)
-    return {"copy": 2 * size / copy, "triad": 3 * size / triad}
+    product = _least_seconds(lambda: square @ square, device)
+    return {"copy": 2 * size / copy, "triad": 3 * size / triad, "product": side**3 / product / 1e9}
 
 
 def operators(shape: tuple[int, int, int, int, int]) -> list[Operator]:
@@ -103,9 +121,9 @@ def _stem(image: Tensor, channels: int) -> Operator:
         lambda found: passes.stem_backward(_ones(found[0]), image, weight, _ONE),
     )
     size = image.numel() + channels * image.numel()
-    return Operator(
-        "stem", ours, _by_torch(lambda: F.conv3d(image, weight, padding=1), weight), size, size
-    )
+    peer = _by_torch(lambda: F.conv3d(image, weight, padding=1), weight)
+    macs = image.numel() * weight.numel()
+    return Operator("stem", ours, peer, size, size, macs, macs)
 
 
 def _depthwise(name: str, x: Tensor, kernel: Triple, stride: Triple) -> Operator:
@@ -123,7 +141,8 @@ def _depthwise(name: str, x: Tensor, kernel: Triple, stride: Triple) -> Operator
         lambda: F.conv3d(moving, weight, None, stride, padding, groups=channels), moving, weight
     )
     u = peer.forward().numel()
-    return Operator(name, ours, peer, x.numel() + u, 2 * x.numel() + u)
+    macs = u * math.prod(kernel)
+    return Operator(name, ours, peer, x.numel() + u, 2 * x.numel() + u, macs, 2 * macs)
 
 
 def _pointwise(x: Tensor) -> Operator:
@@ -137,7 +156,8 @@ def _pointwise(x: Tensor) -> Operator:
     )
     moving = x.detach().requires_grad_()
     peer = _by_torch(lambda: F.conv3d(moving, weight[:, :, None, None, None]), moving, weight)
-    return Operator("pointwise", ours, peer, 2 * x.numel(), 3 * x.numel())
+    macs = x.numel() * channels
+    return Operator("pointwise", ours, peer, 2 * x.numel(), 3 * x.numel(), macs, 2 * macs)
 
 
 def _unit(name: str, x: Tensor, *, inner: bool) -> Operator:
@@ -161,7 +181,8 @@ def _unit(name: str, x: Tensor, *, inner: bool) -> Operator:
     forward, backward = (4, 10) if inner else (2, 6)
     size = x.numel()
     sides = (_by_torch(ours, *inputs), _by_torch(peer, *inputs))
-    return Operator(name, *sides, forward * size, backward * size)
+    macs = size * (27 + channels)
+    return Operator(name, *sides, forward * size, backward * size, macs, 2 * macs)
 
 
 def _summed(x: Tensor, other: Tensor) -> Operator:
@@ -175,7 +196,7 @@ def _summed(x: Tensor, other: Tensor) -> Operator:
         _by_torch(lambda: layers.summed([first, second], _SLOPE).x, *inputs),
         _by_torch(peer, *inputs),
     )
-    return Operator("sum and activation", *sides, 3 * x.numel(), 10 * x.numel())
+    return Operator("sum and activation", *sides, 3 * x.numel(), 10 * x.numel(), 0, 0)
 
 
 def _head(x: Tensor, classes: int) -> Operator:
@@ -190,7 +211,8 @@ def _head(x: Tensor, classes: int) -> Operator:
         _by_torch(peer, *inputs),
     )
     y = x.numel() // x.shape[1] * classes
-    return Operator("head", *sides, x.numel() + y, 5 * x.numel() + y)
+    macs = x.numel() * classes
+    return Operator("head", *sides, x.numel() + y, 5 * x.numel() + y, macs, 2 * macs)
 
 
 def _by_torch(forward: Callable[[], Tensor], *inputs: Tensor) -> Side:

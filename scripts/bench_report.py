@@ -56,15 +56,19 @@ class Row(_Said):
     times_ours: Spread | None
     least_bytes: int | None
     share_of_bandwidth: float | None
+    macs: int | None
+    share_of_product: float | None
     note: str
 
 
-class Bandwidth(_Said):
-    """GB/s of main memory, the median over the rounds; limit is the greater one."""
+class Limits(_Said):
+    """GB/s of main memory and 10⁹ multiply-adds a second of a matrix product, medians over the
+    rounds; bandwidth is the greater of copy and triad."""
 
     copy_gb_s: float
     triad_gb_s: float
-    limit_gb_s: float
+    bandwidth_gb_s: float
+    product_gmac_s: float
 
 
 class Machine(_Said):
@@ -91,7 +95,7 @@ class Report(_Said):
     rounds: int
     quick: bool
     seconds: float
-    bandwidth: Bandwidth | None
+    limits: Limits | None
     rows: tuple[Row, ...]
 
 
@@ -103,9 +107,9 @@ def ratios(theirs: Sequence[float], ours: Sequence[float]) -> Spread | None:
     return Spread.of([a / b for a, b in zip(theirs, ours, strict=False)])
 
 
-def share_of(limit_gb_s: float, least_bytes: int, seconds: float) -> float:
-    """Part of the memory's bandwidth that an operator of `least_bytes` reached."""
-    return least_bytes / seconds / 1e9 / limit_gb_s
+def share_of(limit_g_s: float, least: int, seconds: float) -> float:
+    """Part of a limit (10⁹ a second) that an operator reached, which has `least` to do."""
+    return least / seconds / 1e9 / limit_g_s
 
 
 def compared(rows: Sequence[Row]) -> list[Row]:
@@ -187,6 +191,7 @@ def _remarks(row: Row) -> str:
         "as its users run it" if row.as_users_run_it else "",
         "best form" if row.best_form else "",
         f"{row.share_of_bandwidth:.0%} of the bandwidth" if row.share_of_bandwidth else "",
+        f"{row.share_of_product:.0%} of the product" if row.share_of_product else "",
         row.note,
     ]
     return "; ".join(text for text in said if text)
@@ -203,7 +208,10 @@ def header(report: Report) -> str:
         f"{report.device}, {report.threads} threads, {report.rounds} rounds"
         + (", tiny shapes (--quick)" if report.quick else ""),
     ]
-    if report.bandwidth is not None:
-        found = report.bandwidth
-        lines.append(f"memory: copy {found.copy_gb_s:.1f}, triad {found.triad_gb_s:.1f} GB/s")
+    if report.limits is not None:
+        found = report.limits
+        lines.append(
+            f"memory: copy {found.copy_gb_s:.1f}, triad {found.triad_gb_s:.1f} GB/s; matrix "
+            f"product {found.product_gmac_s:.1f} GMAC/s"
+        )
     return "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,10 +19,10 @@ from bench_contenders import (
     settings,
 )
 from bench_measure import START_S, Worker, WorkerFailed, measure
-from bench_report import Bandwidth, Row, Section, Spread, compared, ratios, share_of
+from bench_report import Limits, Row, Section, Spread, compared, ratios, share_of
 
 # What the sections cost relative to each other: each gets that part of the time that is left.
-COST: dict[Section, int] = {"forward": 2, "step": 14, "memory": 2, "operators": 1, "domains": 1}
+COST: dict[Section, int] = {"forward": 3, "step": 14, "memory": 2, "operators": 1, "domains": 1}
 
 
 class Run:
@@ -31,7 +32,7 @@ class Run:
         self.asked = asked
         self.began = time.monotonic()
         self.deadline = self.began + 60 * asked.minutes
-        self.bandwidth: Bandwidth | None = None
+        self.limits: Limits | None = None
 
     def job(self, section: Section, contender: Contender, setting: Setting) -> Job:
         """A worker's orders."""
@@ -73,10 +74,13 @@ def measured(run: Run, sections: Sequence[Section]) -> list[Row]:
 
 
 def _timed(run: Run, section: Section, end: float) -> list[Row]:
-    """forward and step: every contender at every setting; a larger patch gets more of the time."""
+    """forward and step: every contender at every setting; a larger patch gets more of the time.
+
+    By the root of its size, since building the contenders takes some of it whatever the size.
+    """
     found, left = [], run.settings(section)
     while left:
-        sizes = [math.prod(setting.patch) * setting.batch for setting in left]
+        sizes = [math.sqrt(math.prod(setting.patch) * setting.batch) for setting in left]
         now, setting = time.monotonic(), left.pop(0)
         jobs = [run.job(section, one, setting) for one in run.contenders(section)]
         found += _in_turn(run, section, jobs, now + (end - now) * sizes[0] / sum(sizes))
@@ -119,7 +123,7 @@ def _operators(run: Run, section: Section, _end: float) -> list[Row]:
     worker = Worker(run.job(section, ours("all operators"), run.settings(section)[0]))
     rounds: list[dict[str, float]] = []
     try:
-        least = worker.start()["least_bytes"]
+        least = worker.start()["least"]
         for turn in range(run.asked.rounds):
             rounds.append(worker.ask("go", START_S)["parts"])
             run.say(f"{section}: round {turn + 1} of {run.asked.rounds}")
@@ -128,23 +132,29 @@ def _operators(run: Run, section: Section, _end: float) -> list[Row]:
         return [row(section, worker)]
     finally:
         worker.close()
-    run.bandwidth = bandwidth(rounds)
+    run.limits = limits(rounds)
     return [
         one
-        for name, count in least.items()
-        for one in _operator_rows(name, count, rounds, run.bandwidth.limit_gb_s)
+        for name, (size, macs) in least.items()
+        for one in _operator_rows(name, size, macs, rounds, run.limits)
     ]
 
 
-def bandwidth(rounds: Sequence[dict[str, float]]) -> Bandwidth:
-    """Medians of the rounds' copies and triads."""
-    found = [Spread.of([each[kind] for each in rounds]) for kind in ("copy", "triad")]
-    copy, triad = (spread.median for spread in found if spread is not None)
-    return Bandwidth(copy_gb_s=copy, triad_gb_s=triad, limit_gb_s=max(copy, triad))
+def limits(rounds: Sequence[dict[str, float]]) -> Limits:
+    """Medians of the rounds' copies, triads and products."""
+    copy, triad, product = (
+        statistics.median(each[kind] for each in rounds) for kind in ("copy", "triad", "product")
+    )
+    return Limits(
+        copy_gb_s=copy,
+        triad_gb_s=triad,
+        bandwidth_gb_s=max(copy, triad),
+        product_gmac_s=product,
+    )
 
 
 def _operator_rows(
-    name: str, least_bytes: int, rounds: Sequence[dict[str, float]], limit_gb_s: float
+    name: str, size: int, macs: int, rounds: Sequence[dict[str, float]], machine: Limits
 ) -> list[Row]:
     """Ours and torch's row of `operator|forward or backward`."""
     found = []
@@ -162,8 +172,10 @@ def _operator_rows(
                 contender,
                 values=values,
                 times_ours=ratios(values, mine),
-                least_bytes=least_bytes,
-                share_of_bandwidth=share_of(limit_gb_s, least_bytes, spread.median),
+                least_bytes=size,
+                share_of_bandwidth=share_of(machine.bandwidth_gb_s, size, spread.median),
+                macs=macs,
+                share_of_product=share_of(machine.product_gmac_s, macs, spread.median),
             )
         )
     return found
@@ -205,6 +217,8 @@ def _row(
         "times_ours": None,
         "least_bytes": None,
         "share_of_bandwidth": None,
+        "macs": None,
+        "share_of_product": None,
         "note": "",
     }
     return Row.model_validate({**content, **more})

@@ -73,7 +73,7 @@ def _operators(job: Any, answers: TextIO) -> None:
     import bench_operators
 
     once, least = bench_operators.measured(job)
-    _tell(answers, {"least_bytes": least})
+    _tell(answers, {"least": least})
     for _ in sys.stdin:
         _tell(answers, {"parts": once()})
 

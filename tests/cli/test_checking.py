@@ -10,6 +10,7 @@ import pytest
 
 from u2net3d.io import download
 from u2net3d.io.download import Archive
+from u2net3d.spec import STEPS_PER_DOMAIN
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_whole_data_sets_pass_with_what_they_will_need(data, tmp_path, u2net3d):
         (training,) = (line for line in lines if line.startswith(f"{name}: training takes about"))
         assert "of memory, up to" in training
         assert "of disk and" in training
-        assert "for 500 steps on" in training
+        assert f"for {STEPS_PER_DOMAIN} steps on" in training
         assert any(line.startswith(f"{name}: prediction takes up to") for line in lines)
     assert not (tmp_path / "cache").exists()  # nothing is written
 

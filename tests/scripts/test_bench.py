@@ -48,7 +48,8 @@ def row(contender, family, values, **changes):
         "precision": "fp32", "memory_format": "contiguous", "compiled": False,
         "allocator": "as it comes", "as_users_run_it": False, "best_form": False, "weights": 1,
         "unit": "s", "repeats": 1, "values": values, "spread": Spread.of(values),
-        "times_ours": None, "least_bytes": None, "share_of_bandwidth": None, "note": "",
+        "times_ours": None, "least_bytes": None, "share_of_bandwidth": None, "macs": None,
+        "share_of_product": None, "note": "",
     }  # fmt: skip
     return Row.model_validate({**content, **changes})
 
@@ -95,7 +96,7 @@ def test_medians_ranges_and_ratios_are_those_of_the_rounds():
 def test_the_share_of_the_bandwidth_is_of_what_must_be_moved():
     from bench_report import share_of
 
-    assert share_of(20.0, least_bytes=10**9, seconds=0.1) == pytest.approx(0.5)
+    assert share_of(20.0, least=10**9, seconds=0.1) == pytest.approx(0.5)
 
 
 def test_the_best_form_is_the_fastest_of_a_family_and_ours_is_none():
@@ -251,7 +252,12 @@ def test_a_quick_run_obeys_its_schema_and_what_fails_is_a_row(quick):
     # 8 channels of 6×10×8 floats, read once and written once; the output of stride 2 is 3×5×4
     assert least["depthwise 3×3×3 forward"] == 2 * 4 * 8 * 6 * 10 * 8
     assert least["depthwise 3×3×3, stride 2 forward"] == 4 * 8 * (6 * 10 * 8 + 3 * 5 * 4)
-    assert report.bandwidth.limit_gb_s >= report.bandwidth.copy_gb_s
+    assert least["depthwise 3×3×3 backward"] == 3 * 4 * 8 * 6 * 10 * 8
+    macs = {one.setting: one.macs for one in operators}
+    assert macs["depthwise 3×3×3 forward"] == 27 * 8 * 6 * 10 * 8
+    assert macs["pointwise backward"] == 2 * 8 * 8 * 6 * 10 * 8
+    assert report.limits.bandwidth_gb_s >= report.limits.copy_gb_s
+    assert report.limits.product_gmac_s > 0
 
 
 def test_memory_and_many_domains_run_too(quick):
@@ -278,10 +284,10 @@ def test_an_unknown_section_is_a_usage_error(capsys):
 
 
 def test_the_document_names_every_field_of_the_json():
-    from bench_report import SCHEMA_VERSION, Bandwidth, Machine, Report, Row, Spread
+    from bench_report import SCHEMA_VERSION, Limits, Machine, Report, Row, Spread
 
     text = (ROOT / "docs" / "bench.md").read_text(encoding="utf-8").split("## JSON")[1]
     named = set(re.findall(r"`(\w+)`", text))
-    models = (Report, Row, Machine, Bandwidth, Spread)
+    models = (Report, Row, Machine, Limits, Spread)
     assert [name for model in models for name in model.model_fields if name not in named] == []
     assert f"| `schema_version` | {SCHEMA_VERSION} |" in text

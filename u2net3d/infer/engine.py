@@ -120,7 +120,7 @@ def _reflections(spec: DomainSpec) -> list[tuple[int, ...]]:
 
 def _seen_from(engine: Engine, tile: Floats, spec: DomainSpec, axes: tuple[int, ...]) -> Floats:
     """Logits (K, D, H, W) of a tile that the network saw reversed along `axes` of (D, H, W)."""
-    flipped = [axis + 2 for axis in axes]
+    flipped = tuple(axis + 2 for axis in axes)
     logits: Floats = np.flip(engine(np.flip(tile, flipped)), flipped)[0]
     if spec.mirroring.swap_axis in axes:
         order = list(range(len(spec.labels)))

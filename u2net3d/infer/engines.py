@@ -17,9 +17,10 @@ import numpy as np
 
 from u2net3d.errors import UsageError
 from u2net3d.infer import openvino_engine
-from u2net3d.infer.engine import Engine, Floats, torch_engine
+from u2net3d.infer.engine import Engine, torch_engine
 from u2net3d.infer.openvino_engine import Compiled
 from u2net3d.infer.openvino_graph import build
+from u2net3d.infer.sums import Floats
 from u2net3d.spec import DomainSpec
 
 if TYPE_CHECKING:
