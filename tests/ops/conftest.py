@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from u2net3d.ops import gpu, native
+from u2net3d.ops import gpu, labels, native
 
 PROCESSORS = ("portable", "avx2", "avx512")
 
@@ -35,6 +35,7 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     """Computes by pure torch, by the native kernels of one kind of processor, or by Triton's."""
     name: str = request.param
     monkeypatch.setattr(native, "library", lambda: KERNELS.get(name))
+    monkeypatch.setattr(labels, "library", lambda: KERNELS.get(name))
     if name != "triton":
         monkeypatch.setattr(gpu, "usable", lambda *_: False)
     return name

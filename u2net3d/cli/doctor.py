@@ -23,7 +23,7 @@ from u2net3d.io.stream import memory_bytes
 from u2net3d.losses import LOSSES, supervised
 from u2net3d.models.banks import BankShape
 from u2net3d.models.universal import UniversalNet
-from u2net3d.ops import gpu, memory, native
+from u2net3d.ops import gpu, library, memory
 from u2net3d.prep.cache import default_cache
 from u2net3d.spec import PRESETS, Frozen, ModelSpec, TrainSpec
 
@@ -103,9 +103,9 @@ def _gpu() -> tuple[str, str]:
 
 
 def _kernels() -> tuple[str, str]:
-    """The library beside native.py is the one that was loaded: there is one per installation."""
-    built = sorted(Path(native.__file__).parent.glob("_kernels*.so"))
-    loaded = native.library()
+    """The library beside library.py is the one that was loaded: there is one per installation."""
+    built = sorted(Path(library.__file__).parent.glob("_kernels*.so"))
+    loaded = library.library()
     if loaded is not None:
         return "ok", f"for {loaded.processor}, from {', '.join(path.name for path in built)}"
     if built:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,12 +15,13 @@ from u2net3d import files, store
 from u2net3d.errors import ModelError, UsageError
 from u2net3d.infer.cleanup import keep_largest
 from u2net3d.infer.engine import sliding_logits, torch_engine
+from u2net3d.infer.restore import restore, restore_both
 from u2net3d.io import read_image
 from u2net3d.io.dataset import require_channels
 from u2net3d.io.nifti import Source, from_array, from_nibabel, to_nibabel
 from u2net3d.models.universal import UniversalNet
 from u2net3d.ops.memory import keep_freed_memory
-from u2net3d.prep.pipeline import Preparation, prepare, restore, restore_probabilities
+from u2net3d.prep.pipeline import Preparation, prepare
 from u2net3d.spec import DomainSpec, domain_name
 from u2net3d.store.domains import read_file
 from u2net3d.volume import Array, Volume
@@ -155,11 +157,16 @@ class Model:
         spec = self.spec(domain)
         require_channels(image, path, spec.channels)
         logits, preparation = logits_of(self._net, spec, image, self._device, options)
-        label = restore(logits, preparation)
+        slices = (plane.numpy() for plane in logits.unbind(1))
+        shares: Array | None = None
+        if probabilities:
+            shares = np.empty((len(spec.labels), *preparation.shape), np.uint16)
+            label = restore_both(slices, preparation, shares)
+        else:
+            label = restore(slices, preparation)
         if options.cleanup:
             names = self._origins[spec.name].largest_component
             label = keep_largest(label, [spec.labels.index(name) for name in names])
-        shares = restore_probabilities(logits, preparation) if probabilities else None
         return Answer(label, shares)
 
 
@@ -205,7 +212,8 @@ def segment(
 
     The network is put in eval(). Nothing is cleaned up: that is for who knows the domain's card.
     """
-    return restore(*logits_of(net, spec, image, device, options))
+    logits, preparation = logits_of(net, spec, image, device, options)
+    return restore((plane.numpy() for plane in logits.unbind(1)), preparation)
 
 
 def logits_of(

@@ -6,3 +6,4 @@
 #include "stem.inc.c"
 #include "sum.inc.c"
 #include "finish.inc.c"
+#include "labels.inc.c"
