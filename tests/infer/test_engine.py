@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from u2net3d.infer.engine import sliding_logits, torch_engine
+from u2net3d.infer.engine import sliding_logits, sliding_slices, torch_engine
 from u2net3d.models.banks import BankShape
 from u2net3d.models.universal import UniversalNet
 from u2net3d.spec import DomainSpec, Mirroring, Plan, ZScoreNormalisation
@@ -140,6 +140,27 @@ def test_only_reflections_that_keep_the_labels_true_are_averaged():
         calls.clear()
         sliding_logits(count, image(PATCH), spec(mirroring=Mirroring(axes=axes)), tta=True)
         assert len(calls) == views
+
+
+@pytest.mark.parametrize("tta", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_memory_decides_no_bit(shape, tta):
+    domain, x = spec(), image(shape)
+    kept = sliding_logits(itself, x, domain, tta=tta).numpy()
+    slices = sliding_slices(itself, x, domain, tta=tta, limit_bytes=0)
+    np.testing.assert_array_equal(np.stack([plane.copy() for plane in slices], axis=1), kept)
+
+
+def test_slices_come_as_soon_as_no_later_tile_touches_them():
+    # Tiles along D begin at 0, 4, ..., 16: behind each but the last, four slices are final.
+    seen = []
+
+    def remember(patch):
+        seen.append(patch)
+        return patch
+
+    slices = sliding_slices(remember, image((24, 8, 8)), spec())
+    assert [len(seen) for _ in slices] == [z // 4 + 1 for z in range(16)] + [5] * 8
 
 
 def test_the_network_as_an_engine_answers_as_the_network():

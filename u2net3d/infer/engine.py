@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from u2net3d.infer.scratch import DEFAULT_BYTES
+from u2net3d.infer.sums import Floats, Sums
 from u2net3d.infer.window import gaussian_weight, padding, tile_starts
 from u2net3d.models.universal import UniversalNet
 from u2net3d.patches.sample import mirrored
 from u2net3d.spec import DomainSpec
-from u2net3d.volume import Array
+from u2net3d.volume import Array, Triple
 
 Engine = Callable[[Tensor], Tensor]  # (1, C, D, H, W) patch -> (1, K, D, H, W) logits
 
@@ -30,40 +32,73 @@ def torch_engine(net: UniversalNet, domain: str, device: torch.device) -> Engine
 
 
 @torch.inference_mode()
+def sliding_slices(
+    engine: Engine,
+    image: Array,
+    spec: DomainSpec,
+    *,
+    overlap: float = 0.5,
+    tta: bool = False,
+    limit_bytes: int = DEFAULT_BYTES,
+) -> Iterator[Floats]:
+    """Logits of a prepared image (C, D, H, W), slice (K, H, W) after slice, as they become final.
+
+    The weighted mean over the tiles. Borders are mirrored where the volume is smaller than the
+    patch. overlap: share of a patch that neighbouring tiles have in common; tta: average over the
+    reflections that keep the domain's labels true, swapping left and right labels back (test-time
+    augmentation); limit_bytes: what sums may take of memory, the rest lies in a temporary file.
+    """
+    patch = spec.plan.patch_size
+    before, inner = _around(image, patch)
+    volume = _mirrored(image, patch)
+    depth, height, width = volume.shape[1:]
+    sums = Sums(len(spec.labels), (depth, height, width), gaussian_weight(patch), limit_bytes)
+    views = _reflections(spec) if tta else [()]
+    starts = tile_starts((depth, height, width), patch, overlap)
+    stops = [*(start[0] for start in starts[1:]), depth]  # below it no later tile begins
+    z = -before
+    for start, stop in zip(starts, stops, strict=True):
+        at = tuple(slice(a, a + n) for a, n in zip(start, patch, strict=True))
+        sums.add(start, _seen(engine, volume[(slice(None), *at)][None], spec, views).numpy())
+        for mean in sums.means(stop):
+            if 0 <= z < image.shape[1]:
+                yield mean[(slice(None), *inner)]
+            z += 1
+
+
 def sliding_logits(
     engine: Engine, image: Array, spec: DomainSpec, *, overlap: float = 0.5, tta: bool = False
 ) -> Tensor:
-    """Logits (K, D, H, W) of a prepared image (C, D, H, W), the weighted mean over its tiles.
+    """All of `sliding_slices` at once, (K, D, H, W)."""
+    slices = sliding_slices(engine, image, spec, overlap=overlap, tta=tta)
+    return torch.from_numpy(np.stack(list(slices), axis=1))
 
-    Borders are mirrored where the volume is smaller than the patch. overlap: share of a patch that
-    neighbouring tiles have in common; tta: average over the reflections that keep the domain's
-    labels true, swapping left and right labels back (test-time augmentation).
-    """
-    patch = spec.plan.patch_size
-    depth, height, width = image.shape[1:]
-    around = padding((depth, height, width), patch)
-    padded = image
-    for axis, (before, after) in enumerate(around, start=1):
+
+def _around(image: Array, patch: Triple) -> tuple[int, tuple[slice, slice]]:
+    """Slices that are mirrored before the first, and where H and W lie in what is mirrored."""
+    _, depth, height, width = image.shape
+    (front, _), (top, _), (left, _) = padding((depth, height, width), patch)
+    return front, (slice(top, top + height), slice(left, left + width))
+
+
+def _mirrored(image: Array, patch: Triple) -> Tensor:
+    """The image (C, D, H, W), mirrored to a patch at least; the image's own memory where it is."""
+    _, depth, height, width = image.shape
+    for axis, (before, after) in enumerate(padding((depth, height, width), patch), start=1):
         if before or after:
             size = image.shape[axis]
-            padded = padded.take(mirrored(-before, before + size + after, size), axis)
-    volume = torch.from_numpy(np.array(padded, dtype=np.float32))
-    total = torch.zeros(len(spec.labels), *volume.shape[1:])
-    weights = torch.zeros(volume.shape[1:])
-    weight = torch.from_numpy(gaussian_weight(patch))
-    views = _reflections(spec) if tta else [()]
-    depth, height, width = volume.shape[1:]
-    for start in tile_starts((depth, height, width), patch, overlap):
-        at = tuple(slice(a, a + n) for a, n in zip(start, patch, strict=True))
-        tile = volume[(slice(None), *at)][None]
-        logits = torch.stack([_seen_from(engine, tile, spec, axes) for axes in views]).mean(0)
-        total[(slice(None), *at)] += logits * weight
-        weights[at] += weight
-    total /= weights
-    inner = tuple(
-        slice(before, before + n) for (before, _), n in zip(around, image.shape[1:], strict=True)
-    )
-    return total[(slice(None), *inner)]
+            image = image.take(mirrored(-before, before + size + after, size), axis)
+    return torch.from_numpy(np.require(image, np.float32, ["C", "W"]))
+
+
+def _seen(
+    engine: Engine, tile: Tensor, spec: DomainSpec, views: Sequence[tuple[int, ...]]
+) -> Tensor:
+    """The mean logits (K, D, H, W) of a tile over its reflections."""
+    total = _seen_from(engine, tile, spec, views[0])
+    for axes in views[1:]:
+        total = total + _seen_from(engine, tile, spec, axes)
+    return total / len(views) if len(views) > 1 else total
 
 
 def _reflections(spec: DomainSpec) -> list[tuple[int, ...]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from torch import Tensor
 from u2net3d import files, store
 from u2net3d.errors import ModelError, UsageError
 from u2net3d.infer.cleanup import keep_largest
-from u2net3d.infer.engine import sliding_logits, torch_engine
-from u2net3d.infer.restore import restore, restore_both
+from u2net3d.infer.engine import sliding_slices, torch_engine
+from u2net3d.infer.restore import Slices, joined, restore, restore_both
+from u2net3d.infer.scratch import Room
+from u2net3d.infer.sums import Floats
 from u2net3d.io import read_image
 from u2net3d.io.dataset import require_channels
 from u2net3d.io.nifti import Source, from_array, from_nibabel, to_nibabel
@@ -65,7 +68,11 @@ class Answer:
 
 
 class Model:
-    """A model folder ready to segment; `u2net3d.load` makes one. Nothing is printed."""
+    """A model folder ready to segment; `u2net3d.load` makes one. Nothing is printed.
+
+    max_memory: bytes that the process is to keep within, as far as sums and probabilities go: what
+    does not fit lies in a temporary file. None: they take 256 MB at most.
+    """
 
     def __init__(
         self,
@@ -73,8 +80,9 @@ class Model:
         specs: dict[str, DomainSpec],
         folder: Path,
         origins: Mapping[str, Origin],
+        max_memory: int | None = None,
     ) -> None:
-        self.folder = folder
+        self.folder, self.max_memory = folder, max_memory
         self._net, self._specs, self._origins = net, specs, dict(origins)
         self._device = next(net.parameters()).device
 
@@ -156,33 +164,57 @@ class Model:
         """The answer to an image (C, D, H, W); `path` names it in error messages."""
         spec = self.spec(domain)
         require_channels(image, path, spec.channels)
-        logits, preparation = logits_of(self._net, spec, image, self._device, options)
-        slices = (plane.numpy() for plane in logits.unbind(1))
-        shares: Array | None = None
+        shares = None
         if probabilities:
-            shares = np.empty((len(spec.labels), *preparation.shape), np.uint16)
-            label = restore_both(slices, preparation, shares)
+            slices, limit_bytes = self.slices(image, domain, options), Room(self.max_memory).left()
+            label, shares = joined(slices, image.shape, len(spec.labels), limit_bytes)
         else:
-            label = restore(slices, preparation)
+            label = self._label(image, domain, options)
         if options.cleanup:
             names = self._origins[spec.name].largest_component
             label = keep_largest(label, [spec.labels.index(name) for name in names])
         return Answer(label, shares)
 
+    def slices(self, image: Volume, domain: str, options: Options, streams: int = 1) -> Slices:
+        """Label (H, W) and probabilities (classes, H, W) of slice after slice of an image.
+
+        uint8 and uint16, not cleaned up, written over by the next slice's. streams: by how many of
+        these the room for sums is shared.
+        """
+        spec = self.spec(domain)
+        logits, preparation = self._logits(image, spec, options, streams)
+        return restore_both(logits, preparation, len(spec.labels))
+
+    def _label(self, image: Volume, domain: str, options: Options) -> Array:
+        return restore(*self._logits(image, self.spec(domain), options))
+
+    def _logits(
+        self, image: Volume, spec: DomainSpec, options: Options, streams: int = 1
+    ) -> tuple[Iterator[Floats], Preparation]:
+        room = Room(self.max_memory, streams)
+        return slices_of(self._net, spec, image, self._device, options, room)
+
 
 def load(
-    folder: str | Path, *, domains: Sequence[str] | None = None, device: str = "auto"
+    folder: str | Path,
+    *,
+    domains: Sequence[str] | None = None,
+    device: str = "auto",
+    max_memory: int | None = None,
 ) -> Model:
     """Loads a model folder (all its domains, or those named) onto `auto`, `cpu` or `cuda`.
 
-    Of a folder of folds all are loaded, and their answers averaged. Raises ModelError for a folder
+    Of a folder of folds all are loaded, and their answers averaged. max_memory: bytes, see `Model`.
+    Raises ModelError for a folder
     or file that cannot be used, UsageError for an unknown domain or a device there is not.
     """
     if store.read_folds(Path(folder)):
         from u2net3d.infer.folds import FoldedModel
 
         parts = store.models_in(Path(folder))
-        folds = [load(part, domains=domains, device=device) for part in parts]
+        folds = [
+            load(part, domains=domains, device=device, max_memory=max_memory) for part in parts
+        ]
         return FoldedModel(folds, Path(folder))
     keep_freed_memory()
     names = None if domains is None else [domain_name(name) for name in domains]
@@ -191,7 +223,7 @@ def load(
     net, _, specs = store.load(Path(folder), names)
     if _origins(Path(folder)) != before:
         raise ModelError(folder, "was changed while it was read", "run the command again")
-    return Model(net.to(place), specs, Path(folder), before)
+    return Model(net.to(place), specs, Path(folder), before, max_memory)
 
 
 def choose_device(name: str) -> torch.device:
@@ -212,19 +244,37 @@ def segment(
 
     The network is put in eval(). Nothing is cleaned up: that is for who knows the domain's card.
     """
-    logits, preparation = logits_of(net, spec, image, device, options)
-    return restore((plane.numpy() for plane in logits.unbind(1)), preparation)
+    return restore(*slices_of(net, spec, image, device, options))
+
+
+def slices_of(
+    net: UniversalNet,
+    spec: DomainSpec,
+    image: Volume,
+    device: torch.device,
+    options: Options,
+    room: Room | None = None,
+) -> tuple[Iterator[Floats], Preparation]:
+    """Logits of an image (C, D, H, W) on the plan's grid, slices (K, h, w), and the way back."""
+    net.eval()
+    prepared, preparation = prepare(image, spec.plan)
+    slices = sliding_slices(
+        torch_engine(net, spec.name, device),
+        prepared,
+        spec,
+        overlap=options.overlap,
+        tta=options.tta,
+        limit_bytes=(room or Room()).left(prod(preparation.shape)),
+    )
+    return slices, preparation
 
 
 def logits_of(
     net: UniversalNet, spec: DomainSpec, image: Volume, device: torch.device, options: Options
 ) -> tuple[Tensor, Preparation]:
-    """Logits (K, d, h, w) on the plan's grid of an image (C, D, H, W), and the way back."""
-    net.eval()
-    prepared, preparation = prepare(image, spec.plan)
-    engine = torch_engine(net, spec.name, device)
-    logits = sliding_logits(engine, prepared, spec, overlap=options.overlap, tta=options.tta)
-    return logits, preparation
+    """All logits (K, d, h, w) on the plan's grid at once, and the way back."""
+    slices, preparation = slices_of(net, spec, image, device, options)
+    return torch.from_numpy(np.stack(list(slices), axis=1)), preparation
 
 
 def _origins(folder: Path) -> dict[str, Origin]:

@@ -38,6 +38,7 @@ class Kernels:
         self.sum_backward = function("sum_backward", p, p, p, p, p, n)
         self.finish = function("finish", p, p, p, n, result=None)
         self.largest = function("largest", p, p, p, n, result=None)
+        self.add_tile = function("add_tile", p, p, p, p, n, result=None)
         self.labels_between = function("labels_between", p, p, p, p, p, f, p, n)
 
 

@@ -7,3 +7,4 @@
 #include "sum.inc.c"
 #include "finish.inc.c"
 #include "labels.inc.c"
+#include "tiles.inc.c"
