@@ -10,6 +10,7 @@ from typer.main import get_command
 
 from u2net3d import errors, files
 from u2net3d.cli.app import app
+from u2net3d.infer.predict import Options
 from u2net3d.spec import STEPS_PER_DOMAIN, TrainSpec
 
 PLACE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
@@ -34,6 +35,9 @@ ABSENT = {
     "init": "its own weights",
     "to": "the last other version",
     "name": "its own",
+    "overlap": f"{Options().overlap}",
+    "tta": "no",
+    "max_memory": "256 MB for sums",
 }
 
 NOTES = {
@@ -78,7 +82,12 @@ in order. A folder of `case_0000.nii.gz`, `case_0001.nii.gz` holds the channels 
 output is NIfTI (`.nii.gz` or `.nii`) on the input's own grid, see [geometry](geometry.md). Of a
 folder every case is tried: those that fail are named, and the exit code is 3. `--tta` averages over
 the reflections that keep the domain's labels true. `--no-cleanup` keeps every component of labels
-of which the domain's card (`largest_component`) says that the largest one alone is better.
+of which the domain's card (`largest_component`) says that the largest one alone is better. `--fast`
+is `--overlap 0.25 --no-tta`, `--best` is `--overlap 0.5 --tta`; what is typed beside them is kept.
+
+Sums of tiles, and probabilities, that are larger than `--max-memory` leaves room for lie in a
+temporary file in `TMPDIR`, which has no name; labels are the same. The image itself, its label and
+the network must fit into memory.
 
 Beside each label lies its record, `<case>.json`: hashes of image, model and results, options and
 versions. By it the same command goes on after a kill: a label that would come out the same is

@@ -39,6 +39,14 @@ def make_dataset() -> MakeDataset:
     return write_dataset
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory):
+    """No test writes into the user's own cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A folder that is a disk of 3 MB; skips where none may be mounted."""

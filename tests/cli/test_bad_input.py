@@ -313,6 +313,10 @@ def test_commands_that_there_are_not(u2net3d):
     refused(u2net3d("verify", "model"), 2, "unexpected extra argument", "u2net3d verify --help")
     said = u2net3d("predict", "-i", "a", "-o", "b", "--domain", "liver", "--overlap", 2)
     refused(said, 2, "--overlap", "0.95")
+    said = u2net3d("predict", "-i", "a", "-o", "b", "--domain", "liver", "--fast", "--best")
+    refused(said, 2, "--fast", "exclude each other", "give one of them")
+    said = u2net3d("predict", "-i", "a", "-o", "b", "--domain", "liver", "--max-memory", "much")
+    refused(said, 2, "--max-memory", "'much' is no size", "4G")
 
 
 def test_no_model_is_said_with_what_to_do(trained, tmp_path, u2net3d):

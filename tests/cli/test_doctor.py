@@ -9,11 +9,11 @@ import torch
 
 from u2net3d.cli import doctor
 from u2net3d.models.universal import UniversalNet
-from u2net3d.ops import gpu, native
+from u2net3d.ops import gpu, library, native
 
 NAMES = [
     "python", "machine", "threads", "gpu", "native kernels", "self-check", "triton", "allocator",
-    "cache", "optional packages",
+    "cache", "engine",
 ]  # fmt: skip
 
 
@@ -26,7 +26,8 @@ def cache_of_its_own(monkeypatch, tmp_path):
 def without_kernels(monkeypatch, tmp_path):
     """Gives the folder in which the kernels are looked for, and holds none."""
     monkeypatch.setattr(native, "library", lambda: None)
-    monkeypatch.setattr(native, "__file__", str(tmp_path / "native.py"))
+    monkeypatch.setattr(library, "library", lambda: None)
+    monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
     return tmp_path
 
 

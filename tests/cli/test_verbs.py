@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from u2net3d import __version__, files
+from u2net3d.infer.predict import Options
 
 LIVER, PROSTATE = "Task03_Liver", "Task05_Prostate"
 
@@ -87,6 +88,29 @@ def test_one_image_gives_one_label_on_its_own_grid(trained, tmp_path, u2net3d):
     np.testing.assert_array_equal(label.affine, source.affine)
     assert set(np.unique(np.asarray(label.dataobj))) <= {0, 1}
     assert {path.name for path in output.parent.iterdir()} == {"label.nii.gz", "label.json"}
+
+
+@pytest.mark.parametrize(
+    ("words", "overlap", "tta"),
+    [
+        ((), Options().overlap, Options().tta),
+        (("--fast",), 0.25, False),
+        (("--best",), 0.5, True),
+        (("--fast", "--tta"), 0.25, True),
+        (("--best", "--overlap", 0.6), 0.6, True),
+    ],
+)
+def test_fast_and_best_choose_overlap_and_reflections(
+    trained, tmp_path, u2net3d, words, overlap, tta
+):
+    image, _ = trained.case(LIVER, "liver_000")
+    said = u2net3d(
+        *("predict", "-i", image, "-o", tmp_path / "label.nii.gz", "--domain", "liver"),
+        *("--model", trained.model, "--device", "cpu", "--max-memory", "100M", *words),
+    )
+    assert said.code == 0
+    options = json.loads((tmp_path / "label.json").read_text())["options"]
+    assert (options["overlap"], options["tta"]) == (overlap, tta)
 
 
 def test_channels_may_be_given_one_by_one(trained, tmp_path, u2net3d):

@@ -19,7 +19,7 @@ DOWNLOAD = "u2net3d.io.download"  # the one that may call another machine
 INTERNET = {"asyncio", "ftplib", "http", "httpx", "requests", "smtplib", "socket", "ssl", "urllib"}
 NETWORK = {"ops", "models", "losses"}
 NETWORK_SEES = {"errors", "volume", "spec", *NETWORK}
-KERNEL_LOADER = "u2net3d.ops.native"  # the one that names a file: the kernels built beside it
+KERNEL_LOADER = "u2net3d.ops.library"  # the one that names a file: the kernels built beside it
 TRITON_KERNELS = "u2net3d.ops.triton_"  # loaded only where triton is installed
 NETWORK_NEEDS = {"torch", "numpy", "pydantic", *sys.stdlib_module_names} - {"pathlib"}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from u2net3d.infer.engine import sliding_logits, torch_engine
+from u2net3d.infer.engine import sliding_logits, sliding_slices, torch_engine
 from u2net3d.models.banks import BankShape
 from u2net3d.models.universal import UniversalNet
 from u2net3d.spec import DomainSpec, Mirroring, Plan, ZScoreNormalisation
@@ -45,7 +45,7 @@ def itself(patch):
 def brightness_of_sides(patch):
     """Three classes: background 0, the low and the high half of W see their own brightness."""
     half = patch.shape[-1] // 2
-    logits = torch.zeros(1, 3, *patch.shape[2:])
+    logits = np.zeros((1, 3, *patch.shape[2:]), np.float32)
     logits[:, 1, ..., :half] = patch[:, 0, ..., :half]
     logits[:, 2, ..., half:] = patch[:, 0, ..., half:]
     return logits
@@ -57,17 +57,19 @@ def test_what_the_engine_returns_comes_back_at_its_own_voxel(shape, overlap):
     x = image(shape)
     logits = sliding_logits(itself, x, spec(), overlap=overlap)
     assert tuple(logits.shape) == (2, *shape)
-    np.testing.assert_allclose(logits.numpy(), x, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logits, x, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_constant_logits_stay_constant(shape):
-    constant = torch.tensor([-3.0, 0.5, 2.0]).reshape(1, 3, 1, 1, 1)
+    constant = np.array([-3.0, 0.5, 2.0], np.float32).reshape(1, 3, 1, 1, 1)
     logits = sliding_logits(
-        lambda patch: constant.expand(1, 3, *patch.shape[2:]), image(shape), spec(classes=3)
+        lambda patch: np.broadcast_to(constant, (1, 3, *patch.shape[2:])),
+        image(shape),
+        spec(classes=3),
     )
-    expected = constant[0].expand(3, *shape)
-    torch.testing.assert_close(logits, expected, rtol=1e-6, atol=1e-6)
+    expected = np.broadcast_to(constant[0], (3, *shape))
+    np.testing.assert_allclose(logits, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_the_engine_sees_whole_patches_alone():
@@ -89,22 +91,24 @@ def test_borders_are_mirrored():
 
     def remember(patch):
         seen.append(patch[0, 0, 3, 3].tolist())
-        return patch.expand(1, 2, *PATCH)
+        return patch.repeat(2, axis=1)
 
     logits = sliding_logits(remember, x, spec(channels=1))
     assert seen == [[2, 1, 0, 1, 2, 3, 2, 1]]
-    np.testing.assert_allclose(logits.numpy()[0], x[0], rtol=1e-6)
+    np.testing.assert_allclose(logits[0], x[0], rtol=1e-6)
 
 
 def test_a_voxel_counts_more_where_it_is_in_the_middle_of_a_tile():
     # Two tiles share voxels 4 to 7 along W; each answers with its own number.
     numbers = iter([0.0, 1.0])
     x = image((8, 8, 12))
-    logits = sliding_logits(lambda _patch: torch.full((1, 2, *PATCH), next(numbers)), x, spec())
+    logits = sliding_logits(
+        lambda _patch: np.full((1, 2, *PATCH), next(numbers), np.float32), x, spec()
+    )
     row = logits[0, 4, 4]
     assert row[:4].tolist() == [0] * 4
     assert row[8:].tolist() == [1] * 4
-    assert (row[4:8].diff() > 0).all()
+    assert (np.diff(row[4:8]) > 0).all()
     assert row[4] + row[7] == pytest.approx(1)
     assert row[4] < 0.1
 
@@ -112,7 +116,7 @@ def test_a_voxel_counts_more_where_it_is_in_the_middle_of_a_tile():
 def test_averaging_reflections_changes_nothing_where_the_network_is_symmetric():
     x = image((9, 12, 10))
     logits = sliding_logits(itself, x, spec(), tta=True)
-    np.testing.assert_allclose(logits.numpy(), x, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logits, x, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 8), (8, 5, 8)])
@@ -122,11 +126,11 @@ def test_left_and_right_labels_are_swapped_back(shape):
     x = np.abs(image(shape, channels=1))
     plain = sliding_logits(brightness_of_sides, x, domain)
     averaged = sliding_logits(brightness_of_sides, x, domain, tta=True)
-    torch.testing.assert_close(averaged, plain)
+    np.testing.assert_allclose(averaged, plain, rtol=1e-5, atol=1e-6)
     assert (plain[1, ..., :4] > 0).all()
     assert (plain[2, ..., :4] == 0).all()
     unswapped = spec(classes=3, channels=1, mirroring=Mirroring(axes=(0, 2)))
-    assert not torch.allclose(sliding_logits(brightness_of_sides, x, unswapped, tta=True), plain)
+    assert not np.allclose(sliding_logits(brightness_of_sides, x, unswapped, tta=True), plain)
 
 
 def test_only_reflections_that_keep_the_labels_true_are_averaged():
@@ -142,6 +146,27 @@ def test_only_reflections_that_keep_the_labels_true_are_averaged():
         assert len(calls) == views
 
 
+@pytest.mark.parametrize("tta", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_memory_decides_no_bit(shape, tta):
+    domain, x = spec(), image(shape)
+    kept = sliding_logits(itself, x, domain, tta=tta)
+    slices = sliding_slices(itself, x, domain, tta=tta, limit_bytes=0)
+    np.testing.assert_array_equal(np.stack([plane.copy() for plane in slices], axis=1), kept)
+
+
+def test_slices_come_as_soon_as_no_later_tile_touches_them():
+    # Tiles along D begin at 0, 4, ..., 16: behind each but the last, four slices are final.
+    seen = []
+
+    def remember(patch):
+        seen.append(patch)
+        return patch
+
+    slices = sliding_slices(remember, image((24, 8, 8)), spec())
+    assert [len(seen) for _ in slices] == [z // 4 + 1 for z in range(16)] + [5] * 8
+
+
 def test_the_network_as_an_engine_answers_as_the_network():
     torch.manual_seed(0)
     domain, net = spec(), UniversalNet(base_channels=2, stages=2)
@@ -151,5 +176,4 @@ def test_the_network_as_an_engine_answers_as_the_network():
     with torch.no_grad():
         expected = net(torch.from_numpy(x)[None], "liver")[0][0]
     logits = sliding_logits(engine, x, domain)
-    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
-    assert not logits.requires_grad
+    np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-5, atol=1e-5)

@@ -40,6 +40,22 @@ def test_the_answer_is_the_label_of_the_mean_probability(folds, picture, write):
     assert answer.label.dtype == np.uint8
 
 
+def test_without_memory_the_answer_is_the_same(folds, picture, write):
+    image, source = read_image([write(folds / "scan.nii.gz", picture())])
+    for place in (folds, folds / "fold0"):
+        plain, tight = (
+            load(place, device="cpu", max_memory=limit).answer(
+                image, source.path, "liver", Options(), probabilities=True
+            )
+            for limit in (None, 1)
+        )
+        np.testing.assert_array_equal(tight.label, plain.label)
+        np.testing.assert_array_equal(tight.probabilities, plain.probabilities)
+        alone = load(place, device="cpu").answer(image, source.path, "liver", Options())
+        np.testing.assert_array_equal(alone.label, plain.label)
+        assert alone.probabilities is None
+
+
 def test_one_fold_alone_is_that_fold(folds, picture):
     store.write_folds(folds, store.Folds(folds=(3,)))
     image = picture()

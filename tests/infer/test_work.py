@@ -23,7 +23,7 @@ from u2net3d.infer.work import DIED, Wishes, run_jobs
 class Thresholds:
     """In the place of a model: bright voxels are the label. Counts what it is asked."""
 
-    device = torch.device("cpu")
+    device = "cpu"
 
     def __init__(self, spec, origin):
         self._spec, self._origin, self.asked, self.problem = spec, origin, [], None
@@ -33,6 +33,9 @@ class Thresholds:
 
     def origin(self, _domain):
         return self._origin
+
+    def engine(self, _domain):
+        return "torch"
 
     def answer(self, image, path, _domain, _options, *, probabilities=False):
         self.asked.append(path.name)
@@ -127,7 +130,7 @@ def test_other_versions_are_another_label(thresholds, jobs, monkeypatch):
     run(thresholds, jobs[:1])
     monkeypatch.setattr("u2net3d.__version__", "9.9")
     (outcome,) = run(thresholds, jobs[:1])
-    assert "by other versions of u2net3d or torch" in str(outcome.error)
+    assert "by other versions of u2net3d, torch or openvino" in str(outcome.error)
 
 
 def test_a_picture_of_somebody_elses_is_not_painted_over(thresholds, jobs):
@@ -150,7 +153,8 @@ def test_the_record_says_where_a_label_came_from_and_names_nobody(thresholds, tm
     assert said["options"] == {"overlap": 0.25, "tta": False, "cleanup": True}
     assert said["outputs"] == {"label": files.sha256_file(job.output)}
     assert said["labels"] == ["label 0", "label 1", "label 2"]
-    assert set(said["versions"]) == {"u2net3d", "torch"}
+    assert set(said["versions"]) - {"openvino"} == {"u2net3d", "torch"}
+    assert said["engine"] in {"torch", "openvino"}
     text = job.sidecar.read_text().lower()
     assert "smith" not in text
     assert str(tmp_path).lower() not in text

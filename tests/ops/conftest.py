@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from u2net3d.ops import gpu, native
+from u2net3d.ops import gpu, labels, native, tiles
 
 PROCESSORS = ("portable", "avx2", "avx512")
 
@@ -35,6 +35,8 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     """Computes by pure torch, by the native kernels of one kind of processor, or by Triton's."""
     name: str = request.param
     monkeypatch.setattr(native, "library", lambda: KERNELS.get(name))
+    for module in (labels, tiles):
+        monkeypatch.setattr(module, "library", lambda: KERNELS.get(name))
     if name != "triton":
         monkeypatch.setattr(gpu, "usable", lambda *_: False)
     return name
@@ -46,7 +48,8 @@ def native_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     name: str = request.param
     if name not in KERNELS:
         pytest.skip("the native kernels were not built")
-    monkeypatch.setattr(native, "library", lambda: KERNELS[name])
+    for module in (native, labels, tiles):
+        monkeypatch.setattr(module, "library", lambda: KERNELS[name])
     return name
 
 

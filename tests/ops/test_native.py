@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from u2net3d.ops import native
+from u2net3d.ops import library, native
 from u2net3d.ops.memory import keep_freed_memory
 from u2net3d.ops.pending import Features
 
@@ -20,8 +20,8 @@ def test_without_a_library_nothing_is_usable(monkeypatch):
 
 def test_a_library_of_another_machine_is_passed_over(monkeypatch, tmp_path):
     (tmp_path / "_kernels.other.so").write_bytes(b"not a library")
-    monkeypatch.setattr(native, "__file__", str(tmp_path / "native.py"))
-    assert native.library.__wrapped__() is None
+    monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
+    assert library.library.__wrapped__() is None
 
 
 def test_keeping_freed_memory_only_says_whether_it_could():

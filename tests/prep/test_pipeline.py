@@ -2,17 +2,23 @@ import numpy as np
 import pytest
 import torch
 
-from u2net3d.prep.pipeline import (
-    nonzero_box,
-    prepare,
-    prepare_label,
-    restore,
-    restore_probabilities,
-)
+from u2net3d.infer import restore as back
+from u2net3d.prep.pipeline import nonzero_box, prepare, prepare_label
 from u2net3d.spec import Plan, ZScoreNormalisation
 from u2net3d.volume import Volume
 
 ISO = (1.0, 1.0, 1.0)
+
+
+def restore(logits, preparation):
+    return back.restore((plane.numpy() for plane in logits.unbind(1)), preparation)
+
+
+def restore_both(logits, preparation):
+    slices = (plane.numpy() for plane in logits.unbind(1))
+    found = back.restore_both(slices, preparation, len(logits))
+    labels, shares = zip(*((label.copy(), share.copy()) for label, share in found), strict=True)
+    return np.stack(labels), np.stack(shares, axis=1)
 
 
 def plan(spacing, *, nonzero_only=False, channels=1):
@@ -144,7 +150,8 @@ def test_the_largest_probability_is_the_label_and_all_sum_to_one(spacing):
     prepared, preparation = prepare(volume(image), plan(spacing))
     torch.manual_seed(0)
     logits = 3 * torch.randn(4, *prepared.shape[1:])
-    label, shares = restore(logits, preparation), restore_probabilities(logits, preparation)
+    label, shares = restore_both(logits, preparation)
+    assert np.array_equal(label, restore(logits, preparation))
     assert (shares.dtype, shares.shape) == (np.uint16, (4, 14, 12, 11))
     assert np.abs(shares.astype(int).sum(0) - 65535).max() <= 2  # each is rounded
     ordered = np.sort(shares.astype(int), axis=0)

@@ -1,9 +1,7 @@
 import numpy as np
 import pytest
-import torch
-from torch.nn.functional import interpolate
 
-from u2net3d.prep.resample import label_of_logits, resample_image, resample_label, resampled_shape
+from u2net3d.prep.resample import resample_image, resample_label, resampled_shape
 
 RNG = np.random.default_rng(0)
 
@@ -85,40 +83,3 @@ def test_ignored_voxels_stay_ignored_and_give_nothing_to_their_neighbours():
 
 def test_a_label_that_is_ignored_everywhere_stays_so():
     assert (resample_label(np.full((3, 3, 3), -1, np.int16), (5, 2, 4)) == -1).all()
-
-
-SHAPES = [(31, 40, 33), (40, 48, 40), (13, 17, 11), (20, 48, 40), (31, 24, 20), (1, 1, 1)]
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_slice_by_slice_equals_interpolating_everything_and_taking_the_largest(shape):
-    logits = torch.randn(4, 20, 24, 20, generator=torch.Generator().manual_seed(0))
-    whole = interpolate(logits[None], size=shape, mode="trilinear", align_corners=False)
-    expected = whole[0].argmax(dim=0).to(torch.uint8).numpy()
-    np.testing.assert_array_equal(label_of_logits(logits, shape), expected)
-
-
-def test_ties_of_logits_go_to_the_same_class_as_in_one_piece():
-    logits = torch.randint(0, 3, (3, 8, 8, 8), generator=torch.Generator().manual_seed(0)).float()
-    whole = interpolate(logits[None], scale_factor=2, mode="trilinear", align_corners=False)
-    expected = whole[0].argmax(dim=0).numpy()
-    np.testing.assert_array_equal(label_of_logits(logits, (16, 16, 16)), expected)
-
-
-def test_logits_of_the_same_shape_are_not_interpolated():
-    logits = torch.randn(3, 4, 5, 6)
-    expected = logits.argmax(dim=0).numpy()
-    np.testing.assert_array_equal(label_of_logits(logits, (4, 5, 6)), expected)
-
-
-def test_no_tensor_grows_with_the_number_of_output_slices(monkeypatch):
-    sizes = []
-
-    def recorded(plane, **keywords):
-        result = interpolate(plane, **keywords)
-        sizes.append(result.shape)
-        return result
-
-    monkeypatch.setattr("torch.nn.functional.interpolate", recorded)
-    label_of_logits(torch.randn(2, 3, 4, 4), (50, 8, 8))
-    assert sizes == [(1, 2, 8, 8)] * 3  # each input slice once, whatever the output's depth

@@ -208,10 +208,17 @@ def predict(
     domain: Annotated[str, typer.Option("--domain", help="Which domain's labels.")],
     model: ModelFolder = MODEL,
     device: Device = "auto",
+    engine: Annotated[
+        str, typer.Option("--engine", help="auto, torch, or openvino (on a CPU).")
+    ] = "auto",
+    fast: Annotated[bool, typer.Option("--fast", help="Fewer tiles, no reflections.")] = False,
+    best: Annotated[bool, typer.Option("--best", help="More tiles, with reflections.")] = False,
     overlap: Annotated[
-        float, typer.Option("--overlap", min=0, max=0.95, help="Share of a patch.")
-    ] = 0.5,
-    tta: Annotated[bool, typer.Option("--tta/--no-tta", help="Average over reflections.")] = False,
+        float | None, typer.Option("--overlap", min=0, max=0.95, help="Share of a patch.")
+    ] = None,
+    tta: Annotated[
+        bool | None, typer.Option("--tta/--no-tta", help="Average over reflections.")
+    ] = None,
     cleanup: Annotated[
         bool, typer.Option("--cleanup/--no-cleanup", help="Remove strays where that helps.")
     ] = True,
@@ -225,14 +232,17 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="A 4-D file beside each label.")
     ] = False,
+    max_memory: Annotated[
+        str | None, typer.Option("--max-memory", help="Keep within this, such as 800M or 4G.")
+    ] = None,
 ) -> None:
     """Segment a volume, or every volume of a folder."""
     from u2net3d.cli import predicting
-    from u2net3d.infer.predict import Options
 
     wanted = (overwrite, statistics, preview, probabilities)
-    asked = predicting.Asked(domain, model, device, *wanted)
-    predicting.predict(images, output, asked, Options(overlap, tta, cleanup))
+    asked = predicting.Asked(domain, model, device, engine, *wanted, max_memory=max_memory)
+    options = predicting.options_of(fast, best, overlap, tta, cleanup)
+    predicting.predict(images, output, asked, options)
 
 
 @app.command()

@@ -19,13 +19,23 @@ from torch import Tensor, nn
 from u2net3d import files
 from u2net3d.cli.countdown import size
 from u2net3d.errors import U2Net3dError, UsageError
+from u2net3d.infer import openvino_engine
+from u2net3d.infer.engines import Engines
 from u2net3d.io.stream import memory_bytes
 from u2net3d.losses import LOSSES, supervised
 from u2net3d.models.banks import BankShape
 from u2net3d.models.universal import UniversalNet
-from u2net3d.ops import gpu, memory, native
+from u2net3d.ops import gpu, library, memory
 from u2net3d.prep.cache import default_cache
-from u2net3d.spec import PRESETS, Frozen, ModelSpec, TrainSpec
+from u2net3d.spec import (
+    PRESETS,
+    DomainSpec,
+    Frozen,
+    ModelSpec,
+    Plan,
+    TrainSpec,
+    ZScoreNormalisation,
+)
 
 LIMIT = 3e-3  # relative error of float32 against float64: usually 1e-5 to 2e-4, see `disagreement`
 CUDA_LIMIT = 1e-2  # torch's convolutions round to TF32 there
@@ -103,9 +113,9 @@ def _gpu() -> tuple[str, str]:
 
 
 def _kernels() -> tuple[str, str]:
-    """The library beside native.py is the one that was loaded: there is one per installation."""
-    built = sorted(Path(native.__file__).parent.glob("_kernels*.so"))
-    loaded = native.library()
+    """The library beside library.py is the one that was loaded: there is one per installation."""
+    built = sorted(Path(library.__file__).parent.glob("_kernels*.so"))
+    loaded = library.library()
     if loaded is not None:
         return "ok", f"for {loaded.processor}, from {', '.join(path.name for path in built)}"
     if built:
@@ -161,9 +171,33 @@ def _cache() -> tuple[str, str]:
     return ("ok" if free > 2**30 else "note"), f"{folder} is writable, {size(free)} free"
 
 
-def _optional() -> tuple[str, str]:
-    found = _version("openvino")
-    return "ok", f"openvino {found}" if found else "openvino is not installed, nothing needs it"
+def _engine() -> tuple[str, str]:
+    """What `predict --engine auto` takes; OpenVINO is tried on a small network of each preset."""
+    there = openvino_engine.installed()
+    if there is None:
+        return "ok", "predict takes torch: openvino is not installed (`pip install u2net3d[cpu]`)"
+    if torch.cuda.is_available():
+        return "ok", f"predict takes torch on the GPU; openvino {there} with --device cpu"
+    refused = [why for model in PRESETS.values() if (why := _refused(model))]
+    if refused:
+        said = f"predict asks openvino {there} and goes on with torch"
+        return "note", f"{said}, small networks differ: {refused[0]}"
+    return "ok", f"predict takes openvino {there}: small networks answer as in torch"
+
+
+def _refused(model: ModelSpec) -> str | None:
+    """Why OpenVINO is not believed of a small network, None where it is."""
+    normalisation = (ZScoreNormalisation(), ZScoreNormalisation())
+    plan = Plan(
+        spacing_mm=(1, 1, 1), normalisation=normalisation, patch_size=(9, 10, 8), batch_size=1,
+        strides=_STRIDES, kernels=_KERNELS,
+    )  # fmt: skip
+    spec = DomainSpec(name="check", channels=("a", "b"), labels=("0", "1", "2"), plan=plan)
+    with torch.random.fork_rng(devices=[]):
+        net = _small(model).eval()
+    engines = Engines("openvino", "cpu", lambda: net, None)
+    engines.name(spec, "", "")
+    return engines.note(spec)
 
 
 ITEMS: dict[str, Callable[[], tuple[str, str]]] = {
@@ -176,7 +210,7 @@ ITEMS: dict[str, Callable[[], tuple[str, str]]] = {
     "triton": _triton,
     "allocator": _allocator,
     "cache": _cache,
-    "optional packages": _optional,
+    "engine": _engine,
 }
 
 
@@ -192,12 +226,7 @@ def disagreement(device: torch.device) -> float:
 
 def _disagreement(model: ModelSpec, device: torch.device) -> float:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = UniversalNet.of(model.model_copy(update={"stages": len(_STRIDES)}))
-        net.add_bank("check", BankShape(channels=2, classes=3, strides=_STRIDES, kernels=_KERNELS))
-        for weight in net.parameters():
-            if weight.ndim == 1:  # with biases of 0 a norm's scale has no gradient to compare
-                nn.init.normal_(weight, std=0.5)
+        net = _small(model)
         image = torch.randn(2, 2, 9, 10, 8)
         target = torch.randint(3, (2, 9, 10, 8))
     exact = copy.deepcopy(net).double()
@@ -207,6 +236,17 @@ def _disagreement(model: ModelSpec, device: torch.device) -> float:
         ((a.cpu().double() - b).abs().max() / b.abs().max().clamp(min=1e-12)).item()
         for a, b in zip(found, expected, strict=True)
     )
+
+
+def _small(model: ModelSpec) -> UniversalNet:
+    """Always the same one; torch's generator is seeded for it."""
+    torch.manual_seed(0)
+    net = UniversalNet.of(model.model_copy(update={"stages": len(_STRIDES)}))
+    net.add_bank("check", BankShape(channels=2, classes=3, strides=_STRIDES, kernels=_KERNELS))
+    for weight in net.parameters():
+        if weight.ndim == 1:  # with biases of 0 a norm's scale has no gradient to compare
+            nn.init.normal_(weight, std=0.5)
+    return net
 
 
 def _step(net: UniversalNet, image: Tensor, target: Tensor) -> list[Tensor]:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from u2net3d import files, store
 from u2net3d.cli.say import say
-from u2net3d.errors import CasesFailed, DiskError, Stopped
+from u2net3d.errors import CasesFailed, DiskError, Stopped, UsageError
 from u2net3d.infer.jobs import Job, jobs_of, require_apart
 from u2net3d.infer.predict import Options, load
+from u2net3d.infer.scratch import bytes_of
 from u2net3d.infer.statistics import LabelStatistics, require_table, write_statistics
 from u2net3d.infer.work import Outcome, Wishes, run_jobs
 from u2net3d.spec import DomainSpec, domain_name
@@ -29,15 +30,38 @@ class Asked:
     domain: str
     model: Path
     device: str
+    engine: str
     overwrite: bool | None
     statistics: Path | None
     preview: bool
     probabilities: bool
+    max_memory: str | None = None
+
+
+FAST, BEST = Options(overlap=0.25, tta=False), Options(overlap=0.5, tta=True)
+
+
+def options_of(
+    fast: bool, best: bool, overlap: float | None, tta: bool | None, cleanup: bool
+) -> Options:
+    """`--fast` and `--best` choose overlap and reflections; what is typed itself is kept.
+
+    Raises UsageError for both.
+    """
+    if fast and best:
+        raise UsageError("--fast", "and --best exclude each other", "give one of them")
+    chosen = FAST if fast else BEST if best else Options()
+    return Options(
+        overlap=chosen.overlap if overlap is None else overlap,
+        tta=chosen.tta if tta is None else tta,
+        cleanup=cleanup,
+    )
 
 
 def predict(images: list[Path], output: Path, asked: Asked, options: Options) -> None:
     """Segments one case or a folder; CasesFailed when some of several failed."""
     name = domain_name(asked.domain)
+    max_bytes = None if asked.max_memory is None else bytes_of(asked.max_memory)
     part = store.models_in(asked.model)[0]  # the folds of a model have the same domains
     record = store.require_domain(store.read_domains(part), name, asked.model)
     spec = record.said.domain
@@ -47,7 +71,13 @@ def predict(images: list[Path], output: Path, asked: Asked, options: Options) ->
     files.require_writable(output, "-o")
     if asked.statistics is not None:
         require_table(asked.statistics, "--statistics")
-    loaded = load(asked.model, domains=[name], device=asked.device)
+    loaded = load(
+        asked.model,
+        domains=[name],
+        device=asked.device,
+        engine=asked.engine,
+        max_memory=max_bytes,
+    )
     files.sweep(jobs[0].output.parent)
     told = _Told(len(jobs), asked.overwrite)
     stop: list[str] = []

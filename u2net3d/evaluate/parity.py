@@ -12,9 +12,9 @@ import torch
 from u2net3d import store
 from u2net3d.evaluate.metrics import dice
 from u2net3d.infer.predict import Options, logits_of
+from u2net3d.infer.restore import restore
 from u2net3d.io import read_image
 from u2net3d.io.dataset import require_channels
-from u2net3d.prep.pipeline import restore
 from u2net3d.store.domains import halved
 
 
@@ -35,10 +35,10 @@ def parity(folder: Path, name: str, images: Sequence[Path]) -> dict[str, Any]:
             bank.load_state_dict(halved(source.path, bank.state_dict())[0])
         answer, preparation = logits_of(net, spec, image, cpu, Options())
         logits.append(answer)
-        labels.append(restore(answer, preparation))
+        labels.append(restore(answer.swapaxes(0, 1), preparation))
     scores = dice(labels[1], labels[0], len(spec.labels), None)
     return {
-        "largest_logit_difference": float((logits[1] - logits[0]).abs().max()),
+        "largest_logit_difference": float(np.abs(logits[1] - logits[0]).max()),
         "equal_labels": float(np.mean(labels[0] == labels[1])),
         "dice": {
             label: None if np.isnan(value) else float(value)

@@ -3,67 +3,114 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from u2net3d.infer.scratch import DEFAULT_BYTES
+from u2net3d.infer.sums import Floats, Sums
 from u2net3d.infer.window import gaussian_weight, padding, tile_starts
-from u2net3d.models.universal import UniversalNet
 from u2net3d.patches.sample import mirrored
 from u2net3d.spec import DomainSpec
-from u2net3d.volume import Array
+from u2net3d.volume import Array, Triple
 
-Engine = Callable[[Tensor], Tensor]  # (1, C, D, H, W) patch -> (1, K, D, H, W) logits
+if TYPE_CHECKING:
+    import torch
+
+    from u2net3d.models.universal import UniversalNet
+
+Engine = Callable[[Floats], Floats]  # (1, C, D, H, W) patch -> (1, K, D, H, W) logits
 
 
-def torch_engine(net: UniversalNet, domain: str, device: torch.device) -> Engine:
+def torch_engine(net: UniversalNet, domain: str, device: torch.device | str) -> Engine:
     """The network itself as an engine; `net` is in eval() and on `device`."""
+    import torch
 
-    def run(patch: Tensor) -> Tensor:
-        logits = net(patch.to(device), domain)[0]
-        assert isinstance(logits, Tensor)
-        return logits.float().cpu()
+    @torch.inference_mode()
+    def run(patch: Floats) -> Floats:
+        given = torch.from_numpy(np.require(patch, np.float32, ["C", "W"]))
+        logits: Floats = net(given.to(device), domain)[0].float().cpu().numpy()
+        return logits
 
     return run
 
 
-@torch.inference_mode()
-def sliding_logits(
-    engine: Engine, image: Array, spec: DomainSpec, *, overlap: float = 0.5, tta: bool = False
-) -> Tensor:
-    """Logits (K, D, H, W) of a prepared image (C, D, H, W), the weighted mean over its tiles.
+def sliding_slices(
+    engine: Engine,
+    image: Array,
+    spec: DomainSpec,
+    *,
+    overlap: float = 0.5,
+    tta: bool = False,
+    limit_bytes: int = DEFAULT_BYTES,
+) -> Iterator[Floats]:
+    """Logits of a prepared image (C, D, H, W), slice (K, H, W) after slice, as they become final.
 
-    Borders are mirrored where the volume is smaller than the patch. overlap: share of a patch that
-    neighbouring tiles have in common; tta: average over the reflections that keep the domain's
-    labels true, swapping left and right labels back (test-time augmentation).
+    The weighted mean over the tiles. Borders are mirrored where the volume is smaller than the
+    patch. overlap: share of a patch that neighbouring tiles have in common; tta: average over the
+    reflections that keep the domain's labels true, swapping left and right labels back (test-time
+    augmentation); limit_bytes: what sums may take of memory, the rest lies in a temporary file.
     """
     patch = spec.plan.patch_size
-    depth, height, width = image.shape[1:]
-    around = padding((depth, height, width), patch)
-    padded = image
-    for axis, (before, after) in enumerate(around, start=1):
+    before, inner = _around(image, patch)
+    volume = _mirrored(image, patch)
+    depth, height, width = volume.shape[1:]
+    sums = Sums(len(spec.labels), (depth, height, width), gaussian_weight(patch), limit_bytes)
+    views = _reflections(spec) if tta else [()]
+    starts = tile_starts((depth, height, width), patch, overlap)
+    stops = [*(start[0] for start in starts[1:]), depth]  # below it no later tile begins
+    z = -before
+    for start, stop in zip(starts, stops, strict=True):
+        at = tuple(slice(a, a + n) for a, n in zip(start, patch, strict=True))
+        sums.add(start, _seen(engine, volume[(slice(None), *at)][None], spec, views))
+        for mean in sums.means(stop):
+            if 0 <= z < image.shape[1]:
+                yield mean[(slice(None), *inner)]
+            z += 1
+
+
+def sliding_logits(
+    engine: Engine, image: Array, spec: DomainSpec, *, overlap: float = 0.5, tta: bool = False
+) -> Floats:
+    """All of `sliding_slices` at once, (K, D, H, W)."""
+    slices = sliding_slices(engine, image, spec, overlap=overlap, tta=tta)
+    return np.stack([plane.copy() for plane in slices], axis=1)
+
+
+def middle_tile(image: Array, patch: Triple) -> Floats:
+    """The tile (1, C, *patch) in the middle of an image (C, D, H, W), mirrored where that ends."""
+    volume = _mirrored(image, patch)
+    starts = [(n - size) // 2 for n, size in zip(volume.shape[1:], patch, strict=True)]
+    at = (slice(a, a + n) for a, n in zip(starts, patch, strict=True))
+    return volume[(slice(None), *at)][None]
+
+
+def _around(image: Array, patch: Triple) -> tuple[int, tuple[slice, slice]]:
+    """Slices that are mirrored before the first, and where H and W lie in what is mirrored."""
+    _, depth, height, width = image.shape
+    (front, _), (top, _), (left, _) = padding((depth, height, width), patch)
+    return front, (slice(top, top + height), slice(left, left + width))
+
+
+def _mirrored(image: Array, patch: Triple) -> Floats:
+    """The image (C, D, H, W), mirrored to a patch at least; the image's own memory where it is."""
+    _, depth, height, width = image.shape
+    for axis, (before, after) in enumerate(padding((depth, height, width), patch), start=1):
         if before or after:
             size = image.shape[axis]
-            padded = padded.take(mirrored(-before, before + size + after, size), axis)
-    volume = torch.from_numpy(np.array(padded, dtype=np.float32))
-    total = torch.zeros(len(spec.labels), *volume.shape[1:])
-    weights = torch.zeros(volume.shape[1:])
-    weight = torch.from_numpy(gaussian_weight(patch))
-    views = _reflections(spec) if tta else [()]
-    depth, height, width = volume.shape[1:]
-    for start in tile_starts((depth, height, width), patch, overlap):
-        at = tuple(slice(a, a + n) for a, n in zip(start, patch, strict=True))
-        tile = volume[(slice(None), *at)][None]
-        logits = torch.stack([_seen_from(engine, tile, spec, axes) for axes in views]).mean(0)
-        total[(slice(None), *at)] += logits * weight
-        weights[at] += weight
-    total /= weights
-    inner = tuple(
-        slice(before, before + n) for (before, _), n in zip(around, image.shape[1:], strict=True)
-    )
-    return total[(slice(None), *inner)]
+            image = image.take(mirrored(-before, before + size + after, size), axis)
+    return np.asarray(image, dtype=np.float32)
+
+
+def _seen(
+    engine: Engine, tile: Floats, spec: DomainSpec, views: Sequence[tuple[int, ...]]
+) -> Floats:
+    """The mean logits (K, D, H, W) of a tile over its reflections."""
+    total = _seen_from(engine, tile, spec, views[0])
+    for axes in views[1:]:
+        total = total + _seen_from(engine, tile, spec, axes)
+    return total / np.float32(len(views)) if len(views) > 1 else total
 
 
 def _reflections(spec: DomainSpec) -> list[tuple[int, ...]]:
@@ -71,10 +118,10 @@ def _reflections(spec: DomainSpec) -> list[tuple[int, ...]]:
     return [some for n in range(len(axes) + 1) for some in itertools.combinations(axes, n)]
 
 
-def _seen_from(engine: Engine, tile: Tensor, spec: DomainSpec, axes: tuple[int, ...]) -> Tensor:
+def _seen_from(engine: Engine, tile: Floats, spec: DomainSpec, axes: tuple[int, ...]) -> Floats:
     """Logits (K, D, H, W) of a tile that the network saw reversed along `axes` of (D, H, W)."""
-    flipped = [axis + 2 for axis in axes]
-    logits = engine(tile.flip(flipped)).flip(flipped)[0]
+    flipped = tuple(axis + 2 for axis in axes)
+    logits: Floats = np.flip(engine(np.flip(tile, flipped)), flipped)[0]
     if spec.mirroring.swap_axis in axes:
         order = list(range(len(spec.labels)))
         for left, right in spec.mirroring.swap:

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from u2net3d.errors import DataError, U2Net3dError, is_out_of_memory
 from u2net3d.infer.jobs import Job
 
-if TYPE_CHECKING:
-    import torch
-
-
-def error_of(job: Job, failure: Exception, device: torch.device) -> U2Net3dError:
+def error_of(job: Job, failure: Exception, device: str) -> U2Net3dError:
     """The error of a case that raised `failure` on this device."""
     if isinstance(failure, U2Net3dError):
         return failure
@@ -21,7 +15,7 @@ def error_of(job: Job, failure: Exception, device: torch.device) -> U2Net3dError
     return _fault(job, failure, device)
 
 
-def _fault(job: Job, failure: Exception, device: torch.device) -> DataError:
+def _fault(job: Job, failure: Exception, device: str) -> DataError:
     """What a case failed of that is no fault of its file: memory, or this program."""
     reason = (str(failure).splitlines() or [type(failure).__name__])[0]
     if not is_out_of_memory(failure):
@@ -29,7 +23,7 @@ def _fault(job: Job, failure: Exception, device: torch.device) -> DataError:
         error = DataError(job.images[0], f"could not be segmented ({reason})", mend)
         error.__cause__ = failure
         return error
-    if device.type == "cuda":
+    if device == "cuda":
         import torch
 
         torch.cuda.empty_cache()

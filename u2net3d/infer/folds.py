@@ -10,8 +10,8 @@ import numpy as np
 
 from u2net3d import files
 from u2net3d.errors import ModelError, UsageError
-from u2net3d.infer.cleanup import keep_largest
-from u2net3d.infer.predict import Answer, Model, Options, Origin
+from u2net3d.infer.predict import Model, Options, Origin
+from u2net3d.infer.restore import Slices
 from u2net3d.volume import Array, Volume
 
 
@@ -31,36 +31,33 @@ class FoldedModel(Model):
                     raise ModelError(other.folder, what, "add it to every fold with --resume")
         specs = {name: first.spec(name) for name in first.domains}
         origins = {name: _joined([fold.origin(name) for fold in folds]) for name in specs}
-        super().__init__(first._net, specs, folder, origins)
+        super().__init__(first._engines, specs, folder, origins, first.max_memory)
         self._folds = tuple(folds)
+
+    def engine(self, domain: str) -> str:
+        """Which engines answer for a domain in the folds, each named once."""
+        return ", ".join(sorted({fold.engine(domain) for fold in self._folds}))
+
+    def engine_note(self, domain: str) -> str | None:
+        """Of the folds, each said once."""
+        notes = [fold.engine_note(domain) for fold in self._folds]
+        return "; ".join(sorted({note for note in notes if note})) or None
 
     def add(self, file: str | Path, *, domain: str | None = None) -> NoReturn:
         """Is refused: a bank belongs to the trunk of one fold."""
         where = f"{domain or Path(file).name}"
         raise UsageError(where, "belongs to one fold", "load that fold's folder, and add it there")
 
-    def answer(
-        self,
-        image: Volume,
-        path: Path,
-        domain: str,
-        options: Options,
-        *,
-        probabilities: bool = False,
-    ) -> Answer:
-        """The answer to an image (C, D, H, W); `path` names it in error messages."""
-        total: Array = np.zeros(0)
-        for number, fold in enumerate(self._folds):
-            given = fold.answer(image, path, domain, options, probabilities=True).probabilities
-            assert given is not None
-            total = given.astype(np.uint32) if number == 0 else total + given
-        label = total.argmax(0).astype(np.uint8)
-        if options.cleanup:
-            labels = self.labels(domain)
-            names = self.origin(domain).largest_component
-            label = keep_largest(label, [labels.index(name) for name in names])
-        mean = np.rint(total / len(self._folds)).astype(np.uint16) if probabilities else None
-        return Answer(label, mean)
+    def slices(self, image: Volume, domain: str, options: Options, streams: int = 1) -> Slices:
+        """As of one model: mean probabilities, and the first of their largest as label."""
+        count = len(self._folds)
+        found = [fold.slices(image, domain, options, streams * count) for fold in self._folds]
+        for pairs in zip(*found, strict=True):
+            total = np.sum([shares for _, shares in pairs], axis=0, dtype=np.uint32)
+            yield total.argmax(0).astype(np.uint8), np.rint(total / count).astype(np.uint16)
+
+    def _label(self, image: Volume, domain: str, options: Options) -> Array:
+        return np.stack([label for label, _ in self.slices(image, domain, options)])
 
 
 def _joined(origins: Sequence[Origin]) -> Origin:

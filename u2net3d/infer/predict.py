@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from u2net3d import files, store
 from u2net3d.errors import ModelError, UsageError
 from u2net3d.infer.cleanup import keep_largest
+from u2net3d.infer.engine import Engine, middle_tile, sliding_slices, torch_engine
+from u2net3d.infer.engines import Engines, choose_engine
+from u2net3d.infer.restore import Slices, joined, restore, restore_both
+from u2net3d.infer.scratch import Room
+from u2net3d.infer.sums import Floats
 from u2net3d.io import read_image
 from u2net3d.io.dataset import require_channels
 from u2net3d.io.nifti import Source, from_array, from_nibabel, to_nibabel
 from u2net3d.ops.memory import keep_freed_memory
-from u2net3d.prep.pipeline import Preparation, prepare, restore, restore_probabilities
+from u2net3d.prep.cache import default_cache
+from u2net3d.prep.pipeline import Preparation, prepare
 from u2net3d.spec import DomainSpec, domain_name
 from u2net3d.store.domains import read_file
 from u2net3d.volume import Array, Volume
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
     from u2net3d.models.universal import UniversalNet
 
@@ -56,31 +65,47 @@ class Origin:
 class Answer:
     """label (D, H, W) uint8; probabilities (classes, D, H, W) uint16 in units of 1/65535, if asked.
 
-    Both lie on the image's own grid; the clean-up concerns the label alone.
+    Both lie on the image's own grid; the clean-up concerns the label alone. engine: which one
+    answered; note: why that is not the one that was asked for, where it is not.
     """
 
     label: Array
     probabilities: Array | None = None
+    engine: str = "torch"
+    note: str | None = None
 
 
 class Model:
-    """A model folder ready to segment; `u2net3d.load` makes one. Nothing is printed."""
+    """A model folder ready to segment; `u2net3d.load` makes one. Nothing is printed.
+
+    max_memory: bytes that the process is to keep within, as far as sums and probabilities go: what
+    does not fit lies in a temporary file. None: they take 256 MB at most.
+    """
 
     def __init__(
         self,
-        net: UniversalNet,
+        engines: Engines,
         specs: dict[str, DomainSpec],
         folder: Path,
         origins: Mapping[str, Origin],
+        max_memory: int | None = None,
     ) -> None:
-        self.folder = folder
-        self._net, self._specs, self._origins = net, specs, dict(origins)
-        self._device = next(net.parameters()).device
+        self.folder, self.max_memory = folder, max_memory
+        self._engines, self._specs, self._origins = engines, specs, dict(origins)
 
     @property
-    def device(self) -> torch.device:
-        """Where the network computes."""
-        return self._device
+    def device(self) -> str:
+        """Where the network computes: `cpu` or `cuda`."""
+        return self._engines.device
+
+    def engine(self, domain: str) -> str:
+        """Which engine answers for a domain, `torch` or `openvino`; made when it is first asked."""
+        spec, origin = self.spec(domain), self.origin(domain)
+        return self._engines.name(spec, origin.trunk_id, origin.domain_sha256)
+
+    def engine_note(self, domain: str) -> str | None:
+        """Why that is not the engine that was asked for; None where it is."""
+        return self._engines.note(self.spec(domain))
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -109,15 +134,15 @@ class Model:
         The folder is left alone. Raises ModelError for a file that cannot be trusted or belongs to
         another trunk, UsageError for a name that is loaded already.
         """
-        path = Path(file)
-        trunk_id = store.tensors_id(self._net.trunk.state_dict())
+        path, net = Path(file), self._engines.net()
+        trunk_id = store.tensors_id(net.trunk.state_dict())
         said, tensors = read_file(path, trunk_id, domain)
         name = said.domain.name
         if name in self._specs:
             raise UsageError("domain", f"'{name}' is loaded already", "give another, domain=NAME")
-        self._specs[name] = store.add_bank(self._net, path, said, tensors)
-        self._net.bank(name).to(self._device)
-        self._net.eval()
+        self._specs[name] = store.add_bank(net, path, said, tensors)
+        net.bank(name).to(self.device)
+        net.eval()
         origin = Origin(trunk_id, files.sha256_file(path), said.largest_component)
         self._origins[name] = origin
         return name
@@ -155,50 +180,110 @@ class Model:
         """The answer to an image (C, D, H, W); `path` names it in error messages."""
         spec = self.spec(domain)
         require_channels(image, path, spec.channels)
-        logits, preparation = logits_of(self._net, spec, image, self._device, options)
-        label = restore(logits, preparation)
+        shares = None
+        if probabilities:
+            slices, limit_bytes = self.slices(image, domain, options), Room(self.max_memory).left()
+            label, shares = joined(slices, image.shape, len(spec.labels), limit_bytes)
+        else:
+            label = self._label(image, domain, options)
         if options.cleanup:
             names = self._origins[spec.name].largest_component
             label = keep_largest(label, [spec.labels.index(name) for name in names])
-        shares = restore_probabilities(logits, preparation) if probabilities else None
-        return Answer(label, shares)
+        return Answer(label, shares, self.engine(domain), self.engine_note(domain))
+
+    def slices(self, image: Volume, domain: str, options: Options, streams: int = 1) -> Slices:
+        """Label (H, W) and probabilities (classes, H, W) of slice after slice of an image.
+
+        uint8 and uint16, not cleaned up, written over by the next slice's. streams: by how many of
+        these the room for sums is shared.
+        """
+        spec = self.spec(domain)
+        logits, preparation = self._logits(image, spec, options, streams)
+        return restore_both(logits, preparation, len(spec.labels))
+
+    def _label(self, image: Volume, domain: str, options: Options) -> Array:
+        return restore(*self._logits(image, self.spec(domain), options))
+
+    def _logits(
+        self, image: Volume, spec: DomainSpec, options: Options, streams: int = 1
+    ) -> tuple[Iterator[Floats], Preparation]:
+        room = Room(self.max_memory, streams)
+        prepared, preparation = prepare(image, spec.plan)
+        origin = self._origins[spec.name]
+        tile = middle_tile(prepared, spec.plan.patch_size)
+        engine = self._engines.run(spec, origin.trunk_id, origin.domain_sha256, tile)
+        return _slices(engine, spec, prepared, preparation, options, room), preparation
 
 
 def load(
-    folder: str | Path, *, domains: Sequence[str] | None = None, device: str = "auto"
+    folder: str | Path,
+    *,
+    domains: Sequence[str] | None = None,
+    device: str = "auto",
+    engine: str = "auto",
+    max_memory: int | None = None,
 ) -> Model:
     """Loads a model folder (all its domains, or those named) onto `auto`, `cpu` or `cuda`.
 
-    Of a folder of folds all are loaded, and their answers averaged. Raises ModelError for a folder
-    or file that cannot be used, UsageError for an unknown domain or a device there is not.
+    engine: `torch`, `openvino` (on the CPU), or `auto`, which takes OpenVINO on a CPU where it is
+    installed; where it does not agree with torch, torch answers, and `Model.engine_note` says why.
+    Of a folder of folds all are loaded, and their answers averaged. max_memory: bytes, see `Model`.
+    Raises ModelError for a folder or file that cannot be used, UsageError for an unknown domain, a
+    device or an engine there is not.
     """
     if store.read_folds(Path(folder)):
         from u2net3d.infer.folds import FoldedModel
 
-        parts = store.models_in(Path(folder))
-        folds = [load(part, domains=domains, device=device) for part in parts]
+        folds = [
+            load(part, domains=domains, device=device, engine=engine, max_memory=max_memory)
+            for part in store.models_in(Path(folder))
+        ]
         return FoldedModel(folds, Path(folder))
     keep_freed_memory()
     names = None if domains is None else [domain_name(name) for name in domains]
-    place = choose_device(device)
+    place = device_name("cpu" if (engine, device) == ("openvino", "auto") else device)
+    chosen = choose_engine(engine, place)
     before = _origins(Path(folder))
-    net, _, specs = store.load(Path(folder), names)
-    if _origins(Path(folder)) != before:
-        raise ModelError(folder, "was changed while it was read", "run the command again")
-    return Model(net.to(place), specs, Path(folder), before)
+
+    def net() -> UniversalNet:
+        found, _, _ = store.load(Path(folder), names)
+        if _origins(Path(folder)) != before:
+            raise ModelError(folder, "was changed while it was read", "run the command again")
+        return found.to(place)
+
+    engines = Engines(chosen, place, net, default_cache())
+    if chosen == "torch" or not store.all_listed(Path(folder), names):
+        engines.net()  # what it finds wrong is said now
+    return Model(engines, store.read_specs(Path(folder), names), Path(folder), before, max_memory)
+
+
+def device_name(asked: str) -> str:
+    """`cpu` or `cuda`; `auto` takes CUDA where there is one. UsageError as `choose_device`.
+
+    torch is imported only where there may be a GPU.
+    """
+    if asked not in ("auto", "cpu", "cuda"):
+        raise UsageError("--device", f"'{asked}' is no device", "use auto, cpu or cuda")
+    if asked == "cpu" or (asked == "auto" and not _may_have_gpu()):
+        return "cpu"
+    import torch
+
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device", "there is no CUDA device here", "use --device cpu or auto")
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def choose_device(name: str) -> torch.device:
     """`auto` takes CUDA where there is one. Raises UsageError for `cuda` without a device."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise UsageError("--device", f"'{name}' is no device", "use auto, cpu or cuda")
     import torch
 
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device", "there is no CUDA device here", "use --device cpu or auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    return torch.device(device_name(name))
+
+
+def _may_have_gpu() -> bool:
+    """Linux shows drivers of GPUs as files; elsewhere torch must be asked."""
+    drivers = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+    return not sys.platform.startswith("linux") or any(Path(path).exists() for path in drivers)
 
 
 def segment(
@@ -208,20 +293,46 @@ def segment(
 
     The network is put in eval(). Nothing is cleaned up: that is for who knows the domain's card.
     """
-    return restore(*logits_of(net, spec, image, device, options))
+    return restore(*slices_of(net, spec, image, device, options))
+
+
+def slices_of(
+    net: UniversalNet, spec: DomainSpec, image: Volume, device: torch.device, options: Options
+) -> tuple[Iterator[Floats], Preparation]:
+    """Logits of an image (C, D, H, W) on the plan's grid, slices (K, h, w), and the way back.
+
+    By torch, whatever is installed.
+    """
+    net.eval()
+    prepared, preparation = prepare(image, spec.plan)
+    engine = torch_engine(net, spec.name, device)
+    return _slices(engine, spec, prepared, preparation, options, Room()), preparation
 
 
 def logits_of(
     net: UniversalNet, spec: DomainSpec, image: Volume, device: torch.device, options: Options
-) -> tuple[Tensor, Preparation]:
-    """Logits (K, d, h, w) on the plan's grid of an image (C, D, H, W), and the way back."""
-    from u2net3d.infer.engine import sliding_logits, torch_engine
+) -> tuple[Floats, Preparation]:
+    """All logits (K, d, h, w) on the plan's grid at once, and the way back."""
+    slices, preparation = slices_of(net, spec, image, device, options)
+    return np.stack([plane.copy() for plane in slices], axis=1), preparation
 
-    net.eval()
-    prepared, preparation = prepare(image, spec.plan)
-    engine = torch_engine(net, spec.name, device)
-    logits = sliding_logits(engine, prepared, spec, overlap=options.overlap, tta=options.tta)
-    return logits, preparation
+
+def _slices(
+    engine: Engine,
+    spec: DomainSpec,
+    prepared: Array,
+    preparation: Preparation,
+    options: Options,
+    room: Room,
+) -> Iterator[Floats]:
+    return sliding_slices(
+        engine,
+        prepared,
+        spec,
+        overlap=options.overlap,
+        tta=options.tta,
+        limit_bytes=room.left(prod(preparation.shape)),
+    )
 
 
 def _origins(folder: Path) -> dict[str, Origin]:

@@ -36,6 +36,7 @@ class Record(Frozen):
     largest_component: tuple[str, ...]
     options: dict[str, float | bool]
     versions: dict[str, str]
+    engine: str = "torch"
     device: str
     spacing_mm: TripleF
     seconds: float
@@ -50,7 +51,8 @@ class Record(Frozen):
             ("on another trunk", "trunk_id"),
             ("with another version of the domain", "domain_sha256"),
             ("with other options", "options"),
-            ("by other versions of u2net3d or torch", "versions"),
+            ("by another engine", "engine"),
+            ("by other versions of u2net3d, torch or openvino", "versions"),
         ):
             if getattr(self, said) != getattr(other, said):
                 return what
@@ -58,7 +60,7 @@ class Record(Frozen):
 
 
 def expected_record(
-    input_sha256: str, spec: DomainSpec, origin: Origin, options: Options
+    input_sha256: str, spec: DomainSpec, origin: Origin, options: Options, engine: str = "torch"
 ) -> Record:
     """The record of a case before it is segmented; `finish` adds what is known after."""
     from u2net3d import __version__
@@ -71,11 +73,18 @@ def expected_record(
         labels=spec.labels,
         largest_component=origin.largest_component if options.cleanup else (),
         options={"overlap": options.overlap, "tta": options.tta, "cleanup": options.cleanup},
-        versions={"u2net3d": __version__, "torch": version("torch")},
+        versions={"u2net3d": __version__, **_versions(engine)},
+        engine=engine,
         device="",
         spacing_mm=(0, 0, 0),
         seconds=0,
     )
+
+
+def _versions(engine: str) -> dict[str, str]:
+    """Of torch, which brings volumes to the plan's grid, and of the engine; neither is imported."""
+    packages = ("torch", "openvino") if "openvino" in engine else ("torch",)
+    return {package: version(package) for package in packages}
 
 
 def read_record(path: Path) -> Record | None:

@@ -92,6 +92,7 @@ def run_jobs(
     run = _Run(model, model.spec(domain), options, wishes or Wishes(), Watch())
     conveyor = Conveyor(run.read_ahead, run.begin, run.finish, lambda begun: begun.held.close())
     left, told, halts = list(jobs), set[Path](), list[bool]()
+    model.engine(domain)  # made here, not by the first of two threads that ask for it
 
     def halted() -> bool:
         halts.append(stopped())
@@ -191,8 +192,8 @@ class _Run:
 
     def expected(self, content: Content) -> Record:
         """The record of a case as it would be made now."""
-        origin = self.model.origin(self.spec.name)
-        return expected_record(content.sha256, self.spec, origin, self.options)
+        origin, engine = self.model.origin(self.spec.name), self.model.engine(self.spec.name)
+        return expected_record(content.sha256, self.spec, origin, self.options, engine)
 
 
 def _answered(run: _Run, job: Job, lock: Lock, read: _Reading | None) -> Outcome | Finish:
@@ -215,10 +216,11 @@ def _answered(run: _Run, job: Job, lock: Lock, read: _Reading | None) -> Outcome
     )
     record = expected.model_copy(
         update={
-            "device": run.model.device.type,
+            "device": run.model.device,
+            "engine": answer.engine,
             "spacing_mm": image.spacing_mm,
             "seconds": round(time.perf_counter() - began, 2),
-            "notes": tuple(source.notes),
+            "notes": (*source.notes, *([answer.note] if answer.note else [])),
         }
     )
 

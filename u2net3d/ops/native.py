@@ -1,63 +1,23 @@
-"""The native CPU kernels: loaded by ctypes when they were built at install, else absent.
+"""The network's native CPU kernels, called with tensors.
 
-Plain C (`csrc/`), compiled for AVX-512, AVX2 and any processor, never compiled at run time. Tensors
-are float32 on the CPU and dense in channels-last order; every sum is added in an order that only
-the shapes decide, so the bits depend neither on chance nor on the number of threads. The passes are
-those of `reference.py`; there stand their formulas.
+Tensors are float32 on the CPU and dense in channels-last order; every sum is added in an order that
+only the shapes decide, so the bits depend neither on chance nor on the number of threads. The
+passes are those of `reference.py`; there stand their formulas.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from u2net3d.ops.library import Kernels, library
 from u2net3d.ops.pending import EPS, Features, Triple
 
-_PROCESSORS = ("portable", "avx2", "avx512")
 _POINTER, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-
-
-class Kernels:
-    """The C functions for one kind of processor."""
-
-    def __init__(self, library: ctypes.CDLL, processor: str) -> None:
-        self.processor = processor
-        p, n, f = _POINTER, _LONG, _FLOAT
-
-        def function(name: str, *arguments: Any, result: Any = ctypes.c_int) -> Any:
-            found = library[f"u2_{name}_{processor}"]
-            found.argtypes, found.restype = arguments, result
-            return found
-
-        self.depthwise_forward = function("depthwise_forward", p, p, f, p, f, p, p, n)
-        self.depthwise_backward = function("depthwise_backward", p, p, f, p, p, p, n)
-        self.pointwise_forward = function("pointwise_forward", p, p, f, p, f, p, p, n)
-        self.pointwise_backward = function("pointwise_backward", p, p, f, p, p, p, p, n)
-        self.stem_forward = function("stem_forward", p, p, p, p, f, p, p, n)
-        self.stem_backward = function("stem_backward", p, p, p, p, n)
-        self.sum_forward = function("sum_forward", p, p, p, p, n)
-        self.sum_backward = function("sum_backward", p, p, p, p, p, n)
-        self.finish = function("finish", p, p, p, n, result=None)
-
-
-@functools.cache
-def library() -> Kernels | None:
-    """The native kernels, or None where the package was installed without a C compiler."""
-    for path in sorted(Path(__file__).parent.glob("_kernels*.so")):
-        try:
-            found = ctypes.CDLL(str(path))
-            best = found.u2_processor()
-            return Kernels(found, _PROCESSORS[best])
-        except (OSError, AttributeError):  # built for another machine, or by another version
-            continue
-    return None
 
 
 def usable(*tensors: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""A volume to what the network sees (`prepare`), and its answer back (`restore`).
+"""A volume to what the network sees; `infer.restore` brings its answer back.
 
 The order is nnU-Net's: crop to the voxels that are not 0, normalise, resample.
 """
@@ -6,23 +6,17 @@ The order is nnU-Net's: crop to the voxels that are not 0, normalise, resample.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from u2net3d.prep.normalise import normalise
 from u2net3d.prep.resample import (
-    label_of_logits,
-    probabilities_of_logits,
     resample_image,
     resample_label,
     resampled_shape,
 )
 from u2net3d.spec import Plan
 from u2net3d.volume import Array, Triple, TripleF, Volume
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -73,38 +67,6 @@ def prepare_label(label: Volume, preparation: Preparation) -> Array:
     cropped = label.crop(preparation.crop_start, preparation.crop_stop)
     prepared = resample_label(cropped.array[0], preparation.prepared_shape)
     return np.ascontiguousarray(prepared, dtype=np.int16)
-
-
-def restore(logits: Tensor, preparation: Preparation) -> Array:
-    """logits (K, *prepared_shape) to the uint8 label (D, H, W) of the whole canonical volume.
-
-    Background (0) outside the box that was kept. Exact where the grid did not change.
-    Raises ValueError when the logits are not of the prepared shape.
-    """
-    _require_prepared(logits, preparation)
-    label = np.zeros(preparation.shape, np.uint8)
-    label[preparation.box] = label_of_logits(logits, preparation.crop_shape)
-    return label
-
-
-def restore_probabilities(logits: Tensor, preparation: Preparation) -> Array:
-    """logits (K, *prepared_shape) to uint16 (K, D, H, W), the whole canonical volume.
-
-    Softmax of the interpolated logits in units of 1/65535, so its largest is what `restore` says.
-    Outside the box that was kept all is background. Raises ValueError as `restore` does.
-    """
-    _require_prepared(logits, preparation)
-    shares = np.zeros((len(logits), *preparation.shape), np.uint16)
-    shares[0] = np.iinfo(np.uint16).max
-    shares[(slice(None), *preparation.box)] = probabilities_of_logits(
-        logits, preparation.crop_shape
-    )
-    return shares
-
-
-def _require_prepared(logits: Tensor, preparation: Preparation) -> None:
-    if tuple(logits.shape[1:]) != preparation.prepared_shape:
-        raise ValueError(f"{tuple(logits.shape[1:])} is not {preparation.prepared_shape}")
 
 
 def nonzero_box(array: Array) -> tuple[Triple, Triple]:

@@ -12,7 +12,6 @@ image would keep all of its noise and let thin structures come and go with the g
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -37,10 +36,10 @@ def resample_image(image: Array, shape: Triple) -> Array:
 
     Kept within each channel's own range: cubics overshoot at edges. The same shape is the identity.
     """
-    import torch
-
     if image.shape[1:] == shape:
         return image
+    import torch
+
     source = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
     result = _separable(source, shape, "bicubic")
     low, high = source.flatten(1).aminmax(dim=1)
@@ -75,59 +74,6 @@ def resample_label(label: Array, shape: Triple) -> Array:
         nearest = label[np.ix_(*(_nearest(n, m) for n, m in zip(label.shape, shape, strict=True)))]
         array[nearest < 0] = nearest[nearest < 0]
     return array
-
-
-def label_of_logits(logits: Tensor, shape: Triple) -> Array:
-    """logits (K, d, h, w) to the uint8 label (D, H, W) of `shape`, K at most 256.
-
-    What argmax(linear interpolation) gives, one output slice at a time: no more than three
-    slices (K, H, W) exist at once, however many there are. The same shape is the plain argmax.
-    """
-    label = np.empty(shape, np.uint8)
-    if logits.shape[1:] == shape:
-        label[...] = _largest(logits)
-        return label
-    for z, plane in enumerate(_planes(logits, shape)):
-        label[z] = _largest(plane)
-    return label
-
-
-def probabilities_of_logits(logits: Tensor, shape: Triple) -> Array:
-    """logits (K, d, h, w) to the softmax of their linear interpolation, uint16 (K, *shape).
-
-    In units of 1/65535: half the bytes of float32, and 32 times as fine as float16 near 1.
-    """
-    shares = np.empty((len(logits), *shape), np.uint16)
-    for z, plane in enumerate(_planes(logits, shape)):
-        steps = plane.float().softmax(dim=0).mul(np.iinfo(np.uint16).max).round_()
-        shares[:, z] = steps.cpu().numpy()
-    return shares
-
-
-def _planes(logits: Tensor, shape: Triple) -> Iterator[Tensor]:
-    """The slices (K, H, W) of logits (K, d, h, w) at `shape`, interpolated linearly, in order."""
-    import torch
-
-    depth = logits.shape[1]
-    planes: dict[int, Tensor] = {}
-    for z in range(shape[0]):
-        place = min(max((z + 0.5) * depth / shape[0] - 0.5, 0), depth - 1)
-        low = int(place)
-        high = min(low + 1, depth - 1)
-        planes = {i: planes[i] if i in planes else _plane(logits[:, i], shape) for i in (low, high)}
-        yield torch.lerp(planes[low], planes[high], place - low)
-
-
-def _largest(logits: Tensor) -> Array:
-    # max and not argmax: the same, first of equals included, and faster on a CPU
-    array: Array = logits.max(dim=0).indices.cpu().numpy()
-    return array
-
-
-def _plane(plane: Tensor, shape: Triple) -> Tensor:
-    from torch.nn.functional import interpolate
-
-    return interpolate(plane[None].float(), size=shape[1:], mode="bilinear", align_corners=False)[0]
 
 
 def _separable(volume: Tensor, shape: Triple, mode: Literal["bicubic", "bilinear"]) -> Tensor:

@@ -121,6 +121,30 @@ def load(
     return net.eval(), manifest.model, specs
 
 
+def read_specs(folder: Path, domains: Iterable[str] | None = None) -> dict[str, DomainSpec]:
+    """The specifications of `domains` (all when None), the bytes of their files and of the trunk's
+    checked by hash; no weight is made of them, and no torch imported. Raises as `load` does.
+    """
+    manifest, records = read_manifest(folder), read_domains(folder)
+    weights.require_bytes(place_of(folder, manifest.trunk), manifest.trunk.sha256)
+    specs = {}
+    for name in records if domains is None else domains:
+        record = require_domain(records, name, folder)
+        if record.listed:
+            weights.require_bytes(record.path, manifest.domains[name].sha256)
+        specs[name] = record.said.domain
+    return specs
+
+
+def all_listed(folder: Path, domains: Iterable[str] | None = None) -> bool:
+    """Whether the manifest knows the files of `domains` (all when None), and so their hashes."""
+    records = read_domains(folder)
+    return all(
+        require_domain(records, name, folder).listed
+        for name in (records if domains is None else domains)
+    )
+
+
 def add_bank(
     net: UniversalNet, path: Path, said: DomainFile, tensors: Mapping[str, Tensor]
 ) -> DomainSpec:

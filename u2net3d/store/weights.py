@@ -142,6 +142,11 @@ def read_trunk(path: Path, sha256: str) -> tuple[TrunkFile, dict[str, Tensor]]:
     return said, tensors
 
 
+def require_bytes(path: Path, sha256: str) -> None:
+    """Raises ModelError where a file is missing or does not have these bytes."""
+    _bytes_of(path, sha256)
+
+
 def _bytes_of(path: Path, sha256: str | None) -> bytes:
     try:
         content = path.read_bytes()

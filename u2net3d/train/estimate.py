@@ -110,7 +110,7 @@ def patch_seconds(net: UniversalNet, spec: DomainSpec, device: torch.device) -> 
     """Seconds of one patch of a domain in prediction, on zeros."""
     net.eval()
     engine = torch_engine(net, spec.name, device)
-    patch = torch.zeros(1, len(spec.channels), *spec.plan.patch_size)
+    patch = np.zeros((1, len(spec.channels), *spec.plan.patch_size), np.float32)
     last = 0.0
     for _ in range(2):
         began = time.perf_counter()

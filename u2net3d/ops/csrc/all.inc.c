@@ -6,3 +6,5 @@
 #include "stem.inc.c"
 #include "sum.inc.c"
 #include "finish.inc.c"
+#include "labels.inc.c"
+#include "tiles.inc.c"

@@ -5,6 +5,7 @@
 #define LANES 16
 #define BLOCK 8
 #define MAX(a, b) ((vec)_mm512_max_ps((__m512)(a), (__m512)(b)))
+#define PERMUTE(v, i) ((vec)_mm512_permutexvar_ps((__m512i)(i), (__m512)(v)))
 #define NAME(x) x##_avx512
 #include "all.inc.c"
 #endif
