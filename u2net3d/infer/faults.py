@@ -5,6 +5,7 @@ from __future__ import annotations
 from u2net3d.errors import DataError, U2Net3dError, is_out_of_memory
 from u2net3d.infer.jobs import Job
 
+
 def error_of(job: Job, failure: Exception, device: str) -> U2Net3dError:
     """The error of a case that raised `failure` on this device."""
     if isinstance(failure, U2Net3dError):
