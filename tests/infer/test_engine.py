@@ -155,6 +155,22 @@ def test_memory_decides_no_bit(shape, tta):
     np.testing.assert_array_equal(np.stack([plane.copy() for plane in slices], axis=1), kept)
 
 
+def test_tiles_without_contrast_are_computed_once_and_answer_as_any_other():
+    """Of ten tiles, four hold one value per channel, two another one, and four have contrast."""
+    x = image((40, 16, 8))
+    x[:, :16], x[0, 16:24], x[1, 16:24] = -3, -3, 7
+    seen = []
+
+    def run(patch):
+        seen.append(patch[0, :, 0, 0, 0])
+        return np.cumsum(patch, axis=4)
+
+    logits = sliding_logits(run, x, spec(), overlap=0)
+    assert len(seen) == 1 + 1 + 4
+    expected = np.cumsum(x, axis=3)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5)
+
+
 def test_slices_come_as_soon_as_no_later_tile_touches_them():
     # Tiles along D begin at 0, 4, ..., 16: behind each but the last, four slices are final.
     seen = []
