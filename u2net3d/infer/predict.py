@@ -22,7 +22,7 @@ from u2net3d.infer.sums import Floats
 from u2net3d.io import read_image
 from u2net3d.io.dataset import require_channels
 from u2net3d.io.nifti import Source, from_array, from_nibabel, to_nibabel
-from u2net3d.ops.memory import keep_freed_memory
+from u2net3d.ops.memory import hand_back_freed_memory, keep_freed_memory
 from u2net3d.prep.cache import default_cache
 from u2net3d.prep.pipeline import Preparation, prepare
 from u2net3d.spec import DomainSpec, domain_name
@@ -209,6 +209,7 @@ class Model:
     ) -> tuple[Iterator[Floats], Preparation]:
         room = Room(self.max_memory, streams)
         prepared, preparation = prepare(image, spec.plan)
+        hand_back_freed_memory()  # several times the image; sums may have its place
         origin = self._origins[spec.name]
         tile = middle_tile(prepared, spec.plan.patch_size)
         engine = self._engines.run(spec, origin.trunk_id, origin.domain_sha256, tile)

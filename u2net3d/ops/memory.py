@@ -1,4 +1,4 @@
-"""Keeps freed memory in the process, so that large tensors are not paged in again each time."""
+"""Freed memory: kept in the process, so that it is not paged in anew, or handed back."""
 
 from __future__ import annotations
 
@@ -23,3 +23,17 @@ def keep_freed_memory() -> bool:
         return False
     taken = [mallopt(name, _KEEP_BYTES) for name in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD)]
     return all(taken)
+
+
+def hand_back_freed_memory() -> bool:
+    """Gives the system what was freed and kept; True when there was any.
+
+    For a point where much was freed and what follows needs less, or something else.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return False
+    return bool(trim(0))
