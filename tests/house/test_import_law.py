@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LAW = (
-    "errors < files < volume < spec < io < prep < patches < ops < models < losses < store"
+    "errors < files < volume < spec < ops < io < prep < patches < models < losses < store"
     " < infer < evaluate < train < export < cli < __main__"
 )
 ORDER = LAW.split(" < ")
@@ -114,6 +115,20 @@ def test_what_starts_instantly_imports_no_torch():
         if found.at_import and f"{found.target}.".startswith(("torch.", "safetensors.torch."))
     ]
     assert not wrong, f"torch belongs inside the functions that compute with it: {wrong}"
+
+
+def test_what_starts_instantly_loads_no_torch_through_others_either():
+    modules = sorted(
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "u2net3d").rglob("*.py")
+        if _unit(".".join(path.relative_to(ROOT).with_suffix("").parts)) in NO_TORCH
+    )
+    assert "u2net3d.prep.resample" in modules
+    program = f"import sys, {', '.join(modules)}\nassert 'torch' not in sys.modules"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_the_network_sees_no_files_and_imports_with_torch_numpy_and_pydantic_alone():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from u2net3d.ops import gpu, labels, native, tiles
+from u2net3d.ops import gpu, labels, native, resample, tiles
 
 PROCESSORS = ("portable", "avx2", "avx512")
 
@@ -35,7 +35,7 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     """Computes by pure torch, by the native kernels of one kind of processor, or by Triton's."""
     name: str = request.param
     monkeypatch.setattr(native, "library", lambda: KERNELS.get(name))
-    for module in (labels, tiles):
+    for module in (labels, resample, tiles):
         monkeypatch.setattr(module, "library", lambda: KERNELS.get(name))
     if name != "triton":
         monkeypatch.setattr(gpu, "usable", lambda *_: False)
@@ -48,7 +48,7 @@ def native_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     name: str = request.param
     if name not in KERNELS:
         pytest.skip("the native kernels were not built")
-    for module in (native, labels, tiles):
+    for module in (native, labels, resample, tiles):
         monkeypatch.setattr(module, "library", lambda: KERNELS[name])
     return name
 

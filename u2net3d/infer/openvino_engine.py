@@ -11,7 +11,6 @@ pip installs it: it is shut out before the first import (docs/privacy.md).
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 
 from u2net3d import files
 from u2net3d.errors import DiskError, UsageError
+from u2net3d.ops.library import threads
 from u2net3d.spec import DomainSpec
 
 VERSION = 1  # raise it whenever the graph, or what an entry holds, changes
@@ -143,18 +143,8 @@ def _settings() -> dict[str, Any]:
     return {
         "INFERENCE_PRECISION_HINT": "f32",
         "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": _threads(),
+        "INFERENCE_NUM_THREADS": threads(),
     }
-
-
-def _threads() -> int:
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        return int(torch.get_num_threads())
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdigit() and int(asked):
-        return int(asked)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0  # 0: its choice
 
 
 def _runner(network: Any) -> Callable[[Floats], Floats]:

@@ -1,7 +1,7 @@
 """The native CPU kernels: loaded by ctypes when they were built at install, else absent.
 
 Plain C (`csrc/`), compiled for AVX-512, AVX2 and any processor, never compiled at run time.
-No torch here: what joins tiles and writes labels does without it.
+No torch here: what brings images to a grid, joins tiles and writes labels does without it.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class Kernels:
         self.largest = function("largest", p, p, p, n, result=None)
         self.add_tile = function("add_tile", p, p, p, p, n, result=None)
         self.labels_between = function("labels_between", p, p, p, p, p, f, p, n)
+        self.resample = function("resample", p, p, p, p, p, p, n)
+        self.range = function("range", p, p, p, n, result=None)
 
 
 @functools.cache
@@ -56,9 +58,16 @@ def library() -> Kernels | None:
 
 
 def threads() -> int:
-    """How many threads a kernel may use: torch's number where it is loaded, else the processors."""
+    """How many threads may compute: torch's number where it is loaded, else the processors.
+
+    OMP_NUM_THREADS and the processors that this process may use are kept to, as torch does.
+    """
     torch = sys.modules.get("torch")
     if torch is not None:
         return int(torch.get_num_threads())
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdigit() and int(asked) else os.cpu_count() or 1
+    if asked.isdigit() and int(asked):
+        return int(asked)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

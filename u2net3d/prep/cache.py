@@ -24,7 +24,7 @@ from u2net3d.prep.pipeline import prepare, prepare_label
 from u2net3d.spec import Plan
 from u2net3d.volume import Array, Volume
 
-VERSION = 1  # raise it whenever prepared cases would come out differently
+VERSION = 2  # raise it whenever prepared cases would come out differently
 IGNORED = -1
 MAX_POSITIONS = 10_000
 FILES = ("image.npy", "label.npy", "foreground.npz")

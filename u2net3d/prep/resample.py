@@ -12,10 +12,11 @@ image would keep all of its noise and let thin structures come and go with the g
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from u2net3d.ops.resample import resample
 from u2net3d.volume import Array, Triple, TripleF
 
 if TYPE_CHECKING:
@@ -38,14 +39,7 @@ def resample_image(image: Array, shape: Triple) -> Array:
     """
     if image.shape[1:] == shape:
         return image
-    import torch
-
-    source = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
-    result = _separable(source, shape, "bicubic")
-    low, high = source.flatten(1).aminmax(dim=1)
-    result = result.clamp_(low.view(-1, 1, 1, 1), high.view(-1, 1, 1, 1))
-    array: Array = result.numpy()
-    return array
+    return resample(image, shape)
 
 
 def resample_label(label: Array, shape: Triple) -> Array:
@@ -65,7 +59,7 @@ def resample_label(label: Array, shape: Triple) -> Array:
     best = torch.zeros(shape)
     for value in np.unique(label[label >= 0]):
         mask = torch.from_numpy((label == value).astype(np.float32))
-        share = _separable(mask[None], shape, "bilinear")[0]
+        share = _separable(mask[None], shape)[0]
         wins = share > best + TIE
         result[wins] = int(value)
         best = torch.maximum(best, share)
@@ -76,12 +70,12 @@ def resample_label(label: Array, shape: Triple) -> Array:
     return array
 
 
-def _separable(volume: Tensor, shape: Triple, mode: Literal["bicubic", "bilinear"]) -> Tensor:
-    """(C, D, H, W) to (C, *shape); torch has these kernels, with antialiasing, for two axes."""
+def _separable(volume: Tensor, shape: Triple) -> Tensor:
+    """(C, D, H, W) to (C, *shape), linear; torch has that, with antialiasing, for two axes."""
     from torch.nn.functional import interpolate
 
     def two_axes(planes: Tensor, size: tuple[int, int]) -> Tensor:
-        return interpolate(planes, size=size, mode=mode, align_corners=False, antialias=True)
+        return interpolate(planes, size=size, mode="bilinear", align_corners=False, antialias=True)
 
     channels, depth, height, width = volume.shape
     if depth != shape[0]:

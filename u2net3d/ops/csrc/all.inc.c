@@ -8,3 +8,4 @@
 #include "finish.inc.c"
 #include "labels.inc.c"
 #include "tiles.inc.c"
+#include "resample.inc.c"
