@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from scipy.ndimage import binary_fill_holes
 
-from u2net3d.prep.normalise import body_mask, normalise
+from u2net3d.prep.normalise import STD_FLOOR, body_mask, normalise
 from u2net3d.spec import CtNormalisation, ZScoreNormalisation
 
 CT = CtNormalisation(lower=-100, upper=300, mean=100, std=50)
@@ -51,6 +52,28 @@ def test_a_constant_channel_becomes_0(value, nonzero_only):
     image = np.full((1, 4, 4, 4), value, np.float32)
     result = normalise(image, (ZScoreNormalisation(nonzero_only=nonzero_only),))
     np.testing.assert_array_equal(result, 0)
+
+
+def test_outside_is_what_touches_a_border_face_to_face():
+    image = np.random.default_rng(0).random((1, 20, 21, 22)) < 0.6
+    expected = binary_fill_holes(image[0])
+    assert expected.sum() > image.sum()
+    np.testing.assert_array_equal(body_mask(image), expected)
+
+
+@pytest.mark.parametrize("size", [1, 7, 127, 129, 70_003, 300_001])
+def test_a_zscore_has_the_bits_of_numpy_s_mean_and_deviation(size):
+    values = np.random.default_rng(size).gamma(2, 100, size).astype(np.float32)
+    deviation = np.float32(max(float(values.std(dtype=np.float64)), STD_FLOOR))
+    expected = (values - np.float32(values.mean(dtype=np.float64))) / deviation
+    np.testing.assert_array_equal(normalise(row(*values), (ZScoreNormalisation(),)), row(*expected))
+
+
+def test_the_image_itself_is_left_alone():
+    image = row(0, 1, 3, 0)
+    for scheme in (CT, ZScoreNormalisation(), ZScoreNormalisation(nonzero_only=True)):
+        normalise(image, (scheme,))
+        np.testing.assert_array_equal(image, row(0, 1, 3, 0))
 
 
 def test_each_channel_has_its_own_scheme():

@@ -62,6 +62,17 @@ def test_the_box_holds_every_voxel_that_is_not_0_in_any_channel():
     assert nonzero_box(image) == ((1, 2, 3), (4, 3, 6))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.002, 0.02, 0.5])
+def test_the_box_is_that_of_all_places_that_are_not_0(share):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        image = (rng.random((2, *rng.integers(1, 12, 3))) < share).astype(np.float32)
+        places = np.argwhere(image.any(axis=0))
+        found = (places.min(axis=0), places.max(axis=0) + 1) if len(places) else None
+        expected = found or ((0, 0, 0), image.shape[1:])
+        assert nonzero_box(image) == tuple(tuple(map(int, ends)) for ends in expected)
+
+
 def test_without_a_change_of_spacing_restore_gives_the_label_back_bit_for_bit():
     image, label = blobs((12, 15, 18), ISO)
     image = np.where(label[None] > 0, image, 0)  # so that the crop takes something away

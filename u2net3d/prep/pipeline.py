@@ -74,10 +74,22 @@ def nonzero_box(array: Array) -> tuple[Triple, Triple]:
 
     The whole volume when there is none.
     """
-    occupied = (array != 0).any(axis=0)
-    if not occupied.any():
-        return (0, 0, 0), occupied.shape
-    lines = [occupied.any(axis=others) for others in ((1, 2), (0, 2), (0, 1))]
-    ends = [np.flatnonzero(line)[[0, -1]] for line in lines]
-    d, h, w = ((int(first), int(last) + 1) for first, last in ends)
-    return (d[0], h[0], w[0]), (d[1], h[1], w[1])
+    depth, height, width = array.shape[1:]
+    occupied = (d for d in range(depth) if array[:, d].any())
+    first = next(occupied, None)
+    if first is None:
+        return (0, 0, 0), (depth, height, width)
+    last = next(d for d in reversed(range(depth)) if array[:, d].any())
+    seen = np.zeros((height, width), bool)
+    for d in range(first, last + 1):
+        seen |= (array[:, d] != 0).any(axis=0)
+        (top, bottom), (left, right) = _ends(seen), _ends(seen.T)
+        if (top, bottom, left, right) == (0, height, 0, width):
+            break  # the slices that follow can add nothing
+    return (first, top, left), (last + 1, bottom, right)
+
+
+def _ends(seen: Array) -> tuple[int, int]:
+    """The first row of a plane that is true somewhere, and the one behind the last of them."""
+    rows = np.flatnonzero(seen.any(axis=1))
+    return int(rows[0]), int(rows[-1]) + 1
