@@ -66,6 +66,11 @@ def test_one_fold_alone_is_that_fold(folds, picture):
     np.testing.assert_array_equal(*answers)
 
 
+def test_torch_is_named_where_it_averages(folds):
+    joined, alone = (load(folder, device="cpu") for folder in (folds, folds / "fold0"))
+    assert set(joined.packages("liver")) == {"torch", *alone.packages("liver")}
+
+
 def test_where_it_came_from_names_every_fold(folds):
     joined = load(folds, device="cpu").origin("liver")
     assert joined.largest_component == ()  # not every fold asks for it

@@ -254,8 +254,7 @@ print("loaded:", *sorted({"torch", "openvino_telemetry"} & there))
 def test_a_start_with_a_full_cache_imports_no_torch_and_sends_nothing(
     folder, picture, write, tmp_path
 ):
-    spacing_mm = np.diag([1.0, 1.5, 2.5, 1.0])  # of the plan, as R, A, S: no voxel is resampled
-    image = write(tmp_path / "a.nii.gz", picture(), spacing_mm)
+    image = write(tmp_path / "a.nii.gz", picture())
     model = load(folder, device="cpu", engine="openvino")
     label = np.asarray(model.predict(image, domain="liver").dataobj)
     command = [sys.executable, "-c", PROGRAM, str(folder), str(image)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 
@@ -9,27 +11,35 @@ import pytest
 import torch
 
 from u2net3d import store
+from u2net3d.infer.openvino_engine import installed
 from u2net3d.models.banks import BankShape
 from u2net3d.models.universal import UniversalNet
 from u2net3d.spec import PRESETS
 
 PROGRAM = """
 import sys
-from u2net3d.cli.app import run
+from u2net3d.cli import main
 
-watch, *arguments = sys.argv[1:]
-code = run(arguments)
-print("loaded:", *sorted(set(watch.split()) & set(sys.modules)))
+watch, *sys.argv[1:] = sys.argv[1:]
+try:
+    main()
+except SystemExit as stop:
+    code = stop.code
+print("loaded:", *sorted({name for name in watch.split() if sys.modules.get(name)}))
 sys.exit(code)
 """
 COMPILERS = "torch._dynamo torch._inductor sympy"
 OTHERS = "monai nnunetv2 SimpleITK matplotlib rich"
 
 
-def loaded(*arguments, watch, code=0):
-    """Which modules of `watch` a command imports that ends with this code."""
+def loaded(*arguments, watch, code=0, cache=None):
+    """Which modules of `watch` a command imports that ends with this code.
+
+    cache: the folder of caches; None for the user's own.
+    """
     command = [sys.executable, "-c", PROGRAM, watch, *map(str, arguments)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | {"XDG_CACHE_HOME": str(cache)} if cache else None
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert ran.returncode == code, ran.stderr
     return ran.stdout.rpartition("loaded:")[2].split()
 
@@ -53,6 +63,27 @@ def test_a_prediction_loads_no_compiler_and_nothing_that_it_does_not_use(
     words = ("predict", "-i", image, "-o", tmp_path / "b.nii.gz", "--domain", "liver")
     found = loaded(*words, "--model", preset_model, watch=f"torch {COMPILERS} {OTHERS}")
     assert found == ["torch"]
+
+
+@pytest.mark.skipif(installed() is None, reason="openvino is not installed")
+def test_a_prediction_by_openvino_with_a_full_cache_loads_no_torch(
+    preset_model, tmp_path, picture, write
+):
+    image = write(tmp_path / "a.nii.gz", picture())  # oblique: its voxels are resampled
+    words = ("predict", "-i", image, "--domain", "liver", "--model", preset_model)
+    words += ("--device", "cpu", "--engine", "openvino")
+    cache, others = (
+        tmp_path / "cache",
+        "scipy.ndimage safetensors openvino.tools.ovc openvino_telemetry",
+    )
+    watch = f"torch openvino {others} {COMPILERS} {OTHERS}"
+    first = loaded(*words, "-o", tmp_path / "b.nii.gz", watch="torch", cache=cache)
+    again = loaded(*words, "-o", tmp_path / "c.nii.gz", watch=watch, cache=cache)
+    assert (first, again) == (["torch"], ["openvino"])
+    assert (tmp_path / "b.nii.gz").read_bytes() == (tmp_path / "c.nii.gz").read_bytes()
+    for name in "bc":
+        said = json.loads((tmp_path / f"{name}.json").read_text())
+        assert (said["engine"], set(said["versions"])) == ("openvino", {"u2net3d", "openvino"})
 
 
 def test_a_wrong_word_is_said_before_torch_is_loaded(folder, tmp_path, picture, write):

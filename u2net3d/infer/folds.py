@@ -38,6 +38,10 @@ class FoldedModel(Model):
         """Which engines answer for a domain in the folds, each named once."""
         return ", ".join(sorted({fold.engine(domain) for fold in self._folds}))
 
+    def packages(self, domain: str) -> tuple[str, ...]:
+        """Those of the folds, and torch, which makes probabilities of the logits."""
+        return tuple(sorted({"torch"}.union(*(fold.packages(domain) for fold in self._folds))))
+
     def engine_note(self, domain: str) -> str | None:
         """Of the folds, each said once."""
         notes = [fold.engine_note(domain) for fold in self._folds]

@@ -22,6 +22,7 @@ from u2net3d.infer.sums import Floats
 from u2net3d.io import read_image
 from u2net3d.io.dataset import require_channels
 from u2net3d.io.nifti import Source, from_array, from_nibabel, to_nibabel
+from u2net3d.ops.library import library
 from u2net3d.ops.memory import hand_back_freed_memory, keep_freed_memory
 from u2net3d.prep.cache import default_cache
 from u2net3d.prep.pipeline import Preparation, prepare
@@ -106,6 +107,14 @@ class Model:
     def engine_note(self, domain: str) -> str | None:
         """Why that is not the engine that was asked for; None where it is."""
         return self._engines.note(self.spec(domain))
+
+    def packages(self, domain: str) -> tuple[str, ...]:
+        """The packages that compute a domain's labels, beside this one: they may decide about them.
+
+        Without the native kernels torch brings the logits to the image's grid.
+        """
+        engine = self.engine(domain)
+        return (engine,) if engine == "torch" or library() else ("torch", engine)
 
     @property
     def domains(self) -> tuple[str, ...]:

@@ -60,9 +60,17 @@ class Record(Frozen):
 
 
 def expected_record(
-    input_sha256: str, spec: DomainSpec, origin: Origin, options: Options, engine: str = "torch"
+    input_sha256: str,
+    spec: DomainSpec,
+    origin: Origin,
+    options: Options,
+    engine: str = "torch",
+    packages: Sequence[str] = ("torch",),
 ) -> Record:
-    """The record of a case before it is segmented; `finish` adds what is known after."""
+    """The record of a case before it is segmented; `finish` adds what is known after.
+
+    packages: those that compute its label, beside u2net3d.
+    """
     from u2net3d import __version__
 
     return Record(
@@ -73,18 +81,12 @@ def expected_record(
         labels=spec.labels,
         largest_component=origin.largest_component if options.cleanup else (),
         options={"overlap": options.overlap, "tta": options.tta, "cleanup": options.cleanup},
-        versions={"u2net3d": __version__, **_versions(engine)},
+        versions={"u2net3d": __version__, **{name: version(name) for name in packages}},
         engine=engine,
         device="",
         spacing_mm=(0, 0, 0),
         seconds=0,
     )
-
-
-def _versions(engine: str) -> dict[str, str]:
-    """Of torch, which brings volumes to the plan's grid, and of the engine; neither is imported."""
-    packages = ("torch", "openvino") if "openvino" in engine else ("torch",)
-    return {package: version(package) for package in packages}
 
 
 def read_record(path: Path) -> Record | None:

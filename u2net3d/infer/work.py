@@ -192,8 +192,11 @@ class _Run:
 
     def expected(self, content: Content) -> Record:
         """The record of a case as it would be made now."""
-        origin, engine = self.model.origin(self.spec.name), self.model.engine(self.spec.name)
-        return expected_record(content.sha256, self.spec, origin, self.options, engine)
+        model, name = self.model, self.spec.name
+        return expected_record(
+            content.sha256, self.spec, model.origin(name), self.options, model.engine(name),
+            model.packages(name),
+        )  # fmt: skip
 
 
 def _answered(run: _Run, job: Job, lock: Lock, read: _Reading | None) -> Outcome | Finish:
@@ -214,10 +217,9 @@ def _answered(run: _Run, job: Job, lock: Lock, read: _Reading | None) -> Outcome
     answer = run.model.answer(
         image, source.path, run.spec.name, run.options, probabilities=wishes.probabilities
     )
-    record = expected.model_copy(
+    record = run.expected(read.content).model_copy(  # anew: an image may have changed the engine
         update={
             "device": run.model.device,
-            "engine": answer.engine,
             "spacing_mm": image.spacing_mm,
             "seconds": round(time.perf_counter() - began, 2),
             "notes": (*source.notes, *([answer.note] if answer.note else [])),
