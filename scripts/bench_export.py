@@ -19,6 +19,8 @@ Labels = NDArray[np.integer[Any]]
 _OURS = "label.npy"  # in the folder of the job: what nnU-Net's worker compares its own with
 _BATCH = 100_000  # voxels interpolated at a time in float64
 _SEED = 0
+_RADIUS, _CLIP = 10.0, 8.0  # of the balls, and the most that their logits say, in voxels
+_BORDER = 0.03  # of all cells, about
 
 
 class Export:
@@ -48,9 +50,10 @@ class Export:
 def logits_of(setting: Setting) -> NDArray[np.float32]:
     """(K, d, h, w) on the plan's grid: regions with smooth borders, or noise.
 
-    regions: class 0 is the body, every other one a ball somewhere in it, its logit the distance
-    from its surface in voxels, at most 8, and a little noise upon all. noise: every voxel by
-    itself, as if nothing had been learnt.
+    regions: class 0 is the body, the others balls in it, each class in turn; a logit is the
+    distance from the surface in voxels, at most 8, and a little noise. There are so many of them
+    that a few percent of the cells hold a border. noise: every voxel by itself, as if nothing had
+    been learnt.
     """
     shape = setting.prepared
     generator = np.random.default_rng(_SEED)
@@ -58,13 +61,19 @@ def logits_of(setting: Setting) -> NDArray[np.float32]:
     if setting.logits == "noise":
         return logits
     logits *= 0.1
-    least = min(shape)
-    radius = 0.35 * least / (setting.classes - 1) ** (1 / 3)
-    d, h, w = (np.arange(n, dtype=np.float32) for n in shape)
-    for k in range(1, setting.classes):
-        z, y, x = (generator.uniform(0.2 * n, 0.8 * n) for n in shape)
-        squares = (d - z)[:, None, None] ** 2 + (h - y)[:, None] ** 2 + (w - x) ** 2
-        logits[k] += (radius - np.sqrt(squares)).clip(-8, 8)
+    inside = np.full((setting.classes - 1, *shape), -_CLIP, np.float32)
+    balls = round(_BORDER * np.prod(shape) / (8 * np.pi * _RADIUS**2))
+    for n in range(max(balls, setting.classes - 1)):
+        centre = [generator.uniform(0, size) for size in shape]
+        spans = [
+            np.arange(max(0, int(c - _RADIUS - _CLIP)), min(size, int(c + _RADIUS + _CLIP) + 1))
+            for c, size in zip(centre, shape, strict=True)
+        ]
+        z, y, x = np.ix_(*spans)
+        distance = np.sqrt((z - centre[0]) ** 2 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2)
+        window = inside[n % len(inside)][z, y, x]
+        inside[n % len(inside)][z, y, x] = np.maximum(window, (_RADIUS - distance).clip(max=_CLIP))
+    logits[1:] += inside
     return logits
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -57,7 +58,8 @@ def _module() -> Any:
 
 def _converted(net: nn.Module, channels: int, patch: Triple) -> Any:
     shape = (1, channels, *patch)
-    with torch.inference_mode():
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch.jit.trace, by which OpenVINO reads networks
         return _module().convert_model(net, example_input=torch.zeros(shape), input=[list(shape)])
 
 

@@ -30,6 +30,7 @@ def main() -> None:
 
 def _ours(asked: dict[str, Any]) -> Callable[[], None]:
     """As the command line predicts; torch is imported only where the engine needs it."""
+    from u2net3d.infer.engines import choose_engine
     from u2net3d.infer.jobs import Job
     from u2net3d.infer.predict import Options, load
     from u2net3d.infer.work import Wishes, run_jobs
@@ -42,6 +43,8 @@ def _ours(asked: dict[str, Any]) -> Callable[[], None]:
         (outcome,) = run_jobs(model, [job], "noise", Options(), Wishes())
         if outcome.error is not None:
             raise outcome.error
+        if model.engine("noise") != choose_engine(asked["engine"], asked["device"]):
+            raise RuntimeError(model.engine_note("noise"))
 
     return step
 

@@ -155,8 +155,8 @@ def share_of(limit_g_s: float, least: int, seconds: float) -> float:
 def compared(rows: Sequence[Row]) -> list[Row]:
     """The rows of one setting with their ratio to the first, and each family's best form marked.
 
-    A family has a best form in an engine where it was measured in more than one; ours is no form of itself. The
-    second ratio is to our first row of the same engine and precision.
+    A family has a best form in an engine where it was measured in more than one; ours is no form of
+    itself. The second ratio is to our first row of the same engine and precision.
     """
     if not rows:
         return []

@@ -101,6 +101,7 @@ def our_model(setting: Setting, folder: Path, preset: str = DEFAULT_PRESET) -> i
 
 def _ours(job: Job, folder: Path, image: Path) -> tuple[Step, int]:
     """`u2net3d predict`: as a command (`start`), or with its model loaded before."""
+    from u2net3d.infer.engines import choose_engine
     from u2net3d.infer.jobs import Job as Case
     from u2net3d.infer.predict import Options, load
     from u2net3d.infer.work import Wishes, run_jobs
@@ -118,7 +119,7 @@ def _ours(job: Job, folder: Path, image: Path) -> tuple[Step, int]:
         (outcome,) = run_jobs(model, [Case((image,), out)], "noise", Options(), Wishes())
         if outcome.error is not None:
             raise outcome.error
-        if engine == "openvino" and model.engine("noise") != engine:
+        if model.engine("noise") != choose_engine(engine, job.device):
             raise RuntimeError(model.engine_note("noise"))
 
     return lambda: _again(out.parent, step), weights
