@@ -19,15 +19,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import get_args
 
-from bench_report import Machine, Report, Section, header, tables
+from bench_report import Machine, Report, Section, scaling_of
 from bench_sections import Run, measured
+from bench_tables import header, tables
 from rich.console import Console
 
 from u2net3d import files
 from u2net3d.io.stream import memory_bytes
 
 SECTIONS: tuple[Section, ...] = get_args(Section)
-PACKAGES = ("u2net3d", "torch", "nnunetv2", "dynamic-network-architectures", "monai")
+PACKAGES = ("u2net3d", "torch", "nnunetv2", "dynamic-network-architectures", "monai", "openvino")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         quick=asked.quick,
         seconds=round(time.monotonic() - run.began, 1),
         limits=run.limits,
+        scaling=scaling_of(rows),
         rows=tuple(rows),
     )
     if asked.json is not None:
@@ -125,7 +127,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=40.0, help="rounds end early after (40)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="tiny shapes: shows that it runs")
-    parser.add_argument("--volumes", type=Path, help="real images (.nii.gz) for `predict`")
+    parser.add_argument("--volumes", type=Path, help="a folder of real images for `predict`")
     parser.add_argument("--json", type=Path, help="write the numbers here")
     asked = parser.parse_args(arguments)
     if asked.rounds < 1 or asked.threads < 1:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from u2net3d.prep.plan import topology
+from u2net3d.infer.window import tile_starts
+from u2net3d.prep.resample import resampled_shape
 from u2net3d.spec import DEFAULT_PRESET, PRESETS, DomainSpec, Plan, ZScoreNormalisation
-from u2net3d.volume import Triple
+from u2net3d.volume import Triple, TripleF
 
 Family = Literal["ours", "nnunet", "dense", "dense-paper", "monai", "torch"]
 Kind = Literal[
@@ -26,8 +25,8 @@ Kind = Literal[
 ]
 WHOLE = ("predict", "export", "prediction memory", "scaling", "start")  # of whole volumes
 FASTER = "the faster"  # of fp32 and bf16, by their trial steps; settled before the worker starts
-MOST_STAGES = 6
 LARGE = 300  # slices of volumes for which nnU-Net needs more memory than most machines have
+MOST_TILES = 12  # with more of them nnU-Net, which mirrors them eight times, takes half an hour
 
 
 class _Value(BaseModel):
@@ -37,7 +36,8 @@ class _Value(BaseModel):
 class Setting(_Value):
     """A patch (D, H, W) and what a plan for it says; topology by nnU-Net's rules.
 
-    volume, voxel_mm, file: of an image to predict, in voxels of that size; plans have 1 mm.
+    spacing_mm: the plan's; volume, voxel_mm, file: of an image to predict, (D, H, W); logits: what
+    `export` gets, a trained network's regions or noise.
     """
 
     name: str
@@ -48,18 +48,31 @@ class Setting(_Value):
     channels: int = 1
     classes: int = 3
     volume: Triple = (1, 1, 1)
-    voxel_mm: float = 1.0
+    voxel_mm: TripleF = (1.0, 1.0, 1.0)
+    spacing_mm: TripleF = (1.0, 1.0, 1.0)
     file: str = ""
+    logits: Literal["regions", "noise"] = "regions"
 
     @property
     def stages(self) -> int:
         """Resolution stages, the bottom one included."""
         return len(self.strides)
 
+    @property
+    def prepared(self) -> Triple:
+        """The volume on the plan's grid."""
+        return resampled_shape(self.volume, self.voxel_mm, self.spacing_mm)
+
+    @property
+    def tiles(self) -> int:
+        """How often the network runs for the volume, nothing of it cropped."""
+        grid = [max(n, least) for n, least in zip(self.prepared, self.patch, strict=True)]
+        return len(tile_starts((grid[0], grid[1], grid[2]), self.patch, 0.5))
+
     def domain(self, name: str) -> DomainSpec:
         """The same as a domain of ours."""
         plan = Plan(
-            spacing_mm=(1.0, 1.0, 1.0),
+            spacing_mm=self.spacing_mm,
             normalisation=(ZScoreNormalisation(),) * self.channels,
             patch_size=self.patch,
             batch_size=self.batch,
@@ -75,6 +88,7 @@ class Contender(_Value):
     """A network in one form. keeps_memory: glibc's thresholds raised, as `train` does.
 
     every_round: measured in all rounds; the other forms leave where they are clearly not the best.
+    engine: what computes; auto is what our command line takes.
     """
 
     name: str
@@ -90,6 +104,7 @@ class Contender(_Value):
     domains: int = 1
     mirrors: bool = False
     variant: str = ""
+    engine: Literal["torch", "openvino", "auto"] = "torch"
 
 
 _DENSE = "dense net of our topology"
@@ -112,31 +127,6 @@ class Job(_Value):
     folder: str = ""
 
 
-def setting(name: str, patch: Triple, batch: int) -> Setting:
-    """A setting with the topology of its patch at isotropic voxels."""
-    planned = topology((1.0, 1.0, 1.0), patch, MOST_STAGES)
-    size = "×".join(map(str, patch))
-    return Setting(
-        name=f"{name}{size} × {batch}",
-        patch=patch,
-        batch=batch,
-        strides=planned.strides,
-        kernels=planned.kernels,
-    )
-
-
-def settings(kind: Kind, quick: bool, device: str) -> list[Setting]:
-    """Those of a section. Inference runs a large patch one at a time."""
-    if quick:
-        return [setting("quick ", (32, 32, 32), 1)]
-    if kind == "memory":
-        return [setting("", (128, 128, 128), 1)]
-    if device == "cuda":
-        return [setting("", (128, 128, 128), 2)]
-    batch = 2 if kind == "step" else 1
-    return [setting("hippocampus plan, ", (40, 56, 40), 5), setting("", (96, 96, 96), batch)]
-
-
 def contenders(kind: Kind, device: str, quick: bool) -> list[Contender]:
     """Those of a section, ours first: the others are compared with it.
 
@@ -149,9 +139,27 @@ def contenders(kind: Kind, device: str, quick: bool) -> list[Contender]:
         return [ours(), *_other_presets(), nnunet(device), last, half]
     both = [ours(), *_other_presets(), ours("ours in pure torch", native=False), nnunet(device)]
     if kind == "forward":
-        return [*both, last, half, dense[-1], paper[-1], _MONAI]
+        ours_half = ours("ours, bf16").model_copy(update={"precision": "bf16"})
+        found = [*both, ours_half, last, half, dense[-1], paper[-1], _MONAI]
+        return found if device == "cuda" else [*found, *_in_openvino()]
     more = [] if quick else [compiled]
     return [*both, raised, last, half, *more, *dense, *paper]
+
+
+def _in_openvino() -> list[Contender]:
+    """Ours and the peers in OpenVINO, ours and nnU-Net's in bf16 as well."""
+    theirs = Contender(name="nnU-Net", family="nnunet")
+    dense = Contender(name=_DENSE, family="dense")
+    both = [openvino(one, "in OpenVINO") for one in (ours(), theirs, dense, _MONAI)]
+    half = [openvino(one, "in OpenVINO, bf16", precision="bf16") for one in (ours(), theirs)]
+    return [*both, *half]
+
+
+def openvino(contender: Contender, said: str, **changes: object) -> Contender:
+    """The same network computed by OpenVINO: no form of torch's concerns it."""
+    more = {"name": f"{contender.name} {said}", "engine": "openvino", "every_round": True}
+    plain = {"channels_last": False, "keeps_memory": False, "as_users_run_it": False}
+    return contender.model_copy(update={**more, **plain, **changes})
 
 
 def domain_contenders(quick: bool) -> list[Contender]:
@@ -216,47 +224,25 @@ def _forms(name: str, family: Family, device: str) -> list[Contender]:
     ]
 
 
-def volume_settings(kind: Kind, quick: bool, volumes: Sequence[str]) -> list[Setting]:
-    """Those of a section of whole volumes. volumes: real ones that `predict` takes."""
-    if quick:
-        classes = (2, 5) if kind == "prediction memory" else (3,)
-        return [_volume((24, 40, 32), (32, 32, 32), count) for count in classes]
-    if kind == "predict":
-        real = [_real(path) for path in volumes]
-        return real or [_volume((150, 256, 256)), _volume((88, 140, 183), voxel_mm=0.625)]
-    if kind == "export":
-        return [_volume((300, 512, 512), classes=3), _volume((150, 256, 256), classes=50)]
-    if kind == "prediction memory":
-        large = [_volume((300, 512, 512), classes=count) for count in (2, 50)]
-        return [_volume((150, 256, 256), classes=50), *large]
-    if kind == "start":
-        return [_volume((64, 64, 64))]
-    return [_volume((side, side, side), voxel_mm=1.0) for side in (64, 128, 192, 256, 384, 512)]
-
-
-def _volume(
-    volume: Triple, patch: Triple = (96, 96, 96), classes: int = 3, voxel_mm: float = 0.8
-) -> Setting:
-    size = "×".join(map(str, volume[::-1]))
-    name = f"{size} of {voxel_mm:g} mm, {classes} classes, patch "
-    more = {"classes": classes, "volume": volume, "voxel_mm": voxel_mm}
-    return setting(name, patch, 1).model_copy(update=more)
-
-
-def _real(path: str) -> Setting:
-    made = setting(f"{Path(path).name.split('.')[0]}, patch ", (96, 96, 96), 1)
-    return made.model_copy(update={"file": path})
-
-
 def volume_contenders(kind: Kind, of: Setting) -> list[Contender]:
     """Those of a section of whole volumes, ours first."""
-    theirs = nnunet("cpu")
+    theirs, mine = nnunet("cpu"), ours().model_copy(update={"engine": "auto"})
+    in_torch = ours("ours in torch").model_copy(update={"as_users_run_it": False})
     if kind == "start":
-        return [ours("u2net3d predict"), theirs.model_copy(update={"name": "nnUNetv2_predict"})]
-    if kind == "scaling" or (kind == "prediction memory" and of.volume[0] >= LARGE):
-        return [ours()]
-    if kind in ("export", "prediction memory"):
+        command = "u2net3d predict"
+        mine = mine.model_copy(update={"name": command})
+        in_torch = in_torch.model_copy(update={"name": f"{command} --engine torch"})
+        return [mine, in_torch, theirs.model_copy(update={"name": "nnUNetv2_predict"})]
+    if kind == "export":
         return [ours(), theirs]
+    if kind == "scaling":
+        return [mine]
+    if kind == "prediction memory":
+        return [mine, in_torch] if of.volume[0] >= LARGE else [mine, in_torch, theirs]
     same = theirs.model_copy(update={"name": "nnU-Net, same tiles", "as_users_run_it": False})
-    monai = _MONAI.model_copy(update={"name": "MONAI DynUNet", "variant": "DynUNet"})
-    return [ours(), same, theirs.model_copy(update={"mirrors": True}), _MONAI, monai]
+    default = theirs.model_copy(update={"mirrors": True})
+    dyn = _MONAI.model_copy(update={"name": "MONAI DynUNet", "variant": "DynUNet"})
+    found = [mine, in_torch, same, openvino(same, "in OpenVINO")]
+    if of.tiles <= MOST_TILES:
+        found.append(default)
+    return [*found, _MONAI, dyn, openvino(dyn, "in OpenVINO")]

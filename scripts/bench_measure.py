@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench_contenders import FASTER, Contender, Job
+from bench_contenders import FASTER, WHOLE, Contender, Job
 
 WORKER = Path(__file__).resolve().parent / "bench_worker.py"
 START_S = 300.0  # to build, to compile and for the first steps
+WHOLE_S = 2400.0  # for a prediction of a large volume
+COUNTS_S = 15.0  # the first prediction of a volume is a measurement where it takes longer
 LONGEST_STEP_S = 60.0
 FAR = 1.25  # a form this many times slower than its family's fastest is not the best one
 LEAST_S = 1.0  # a shorter step is repeated
@@ -36,7 +38,10 @@ class WorkerFailed(Exception):
 
 @dataclass
 class Worker:
-    """A contender's process. values: seconds, one a round; note: why it left, if it did."""
+    """A contender's process. values: seconds, one a round; note: why it left, if it did.
+
+    said: what its first step showed beside its time.
+    """
 
     job: Job
     values: list[float] = field(default_factory=list)
@@ -44,12 +49,18 @@ class Worker:
     weights: int | None = None
     repeats: int = 1
     note: str = ""
+    said: dict[str, Any] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     errors: Any = None
 
     @property
     def contender(self) -> Contender:
         return self.job.contender
+
+    @property
+    def timeout_s(self) -> float:
+        """How long an answer may take."""
+        return WHOLE_S if self.job.kind in WHOLE else START_S
 
     @property
     def running(self) -> bool:
@@ -74,7 +85,7 @@ class Worker:
             raise WorkerFailed(answer["error"])
         return answer
 
-    def start(self, timeout_s: float = START_S) -> dict[str, Any]:
+    def start(self, timeout_s: float | None = None) -> dict[str, Any]:
         """Begins the process with its job. Raises WorkerFailed."""
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
@@ -84,7 +95,7 @@ class Worker:
             stderr=self.errors,
             env=environment(self.job.threads, ours=self.contender.family == "ours"),
         )
-        return self.ask(self.job.model_dump_json(), timeout_s)
+        return self.ask(self.job.model_dump_json(), timeout_s or self.timeout_s)
 
     def close(self) -> None:
         """Ends the process, whatever it does."""
@@ -137,6 +148,8 @@ def measure(jobs: Sequence[Job], rounds: int, deadline: float, say: Say) -> list
             _start(workers[-1], say)
         for turn in range(rounds):
             for worker in [worker for worker in workers if worker.running]:
+                if len(worker.values) > turn:
+                    continue  # its first step was its first measurement
                 _once(worker, workers)
                 say(f"round {turn + 1} of {rounds}: {worker.contender.name} {_said(worker)}")
             _dismiss_the_slow(workers)
@@ -157,9 +170,13 @@ def _start(worker: Worker, say: Say) -> None:
         worker.note = str(failure)
         say(f"{worker.contender.name}: {worker.note}")
         return
-    worker.trial, worker.weights = answer["seconds"], answer["weights"]
+    worker.trial, worker.weights = answer.pop("seconds"), answer.pop("weights")
+    worker.said = answer
     worker.repeats = 1 if worker.job.quick else max(1, math.ceil(LEAST_S / worker.trial))
     say(f"built: {worker.contender.name}, trial step {worker.trial:.3g} s")
+    if worker.job.kind in WHOLE and worker.trial > COUNTS_S:
+        worker.values.append(worker.trial)
+        _leave_if_long(worker)
 
 
 def _settled(job: Job, others: Sequence[Worker]) -> Job:
@@ -179,10 +196,14 @@ def _once(worker: Worker, workers: Sequence[Worker]) -> None:
     _make_room([other for other in workers if other is not worker])
     message = json.dumps({"do": "go", "repeats": worker.repeats})
     try:
-        worker.values.append(worker.ask(message, START_S)["seconds"])
+        worker.values.append(worker.ask(message, worker.timeout_s)["seconds"])
     except WorkerFailed as failure:
         worker.note = str(failure)
         return
+    _leave_if_long(worker)
+
+
+def _leave_if_long(worker: Worker) -> None:
     if worker.values[-1] > LONGEST_STEP_S:
         worker.leave(f"a step takes over {LONGEST_STEP_S:.0f} s: measured {len(worker.values)}×")
 
@@ -192,10 +213,16 @@ def _dismiss_the_slow(workers: Sequence[Worker]) -> None:
     for worker in workers:
         if worker.contender.every_round or not worker.running:
             continue
-        family = [w for w in workers if w.contender.family == worker.contender.family and w.values]
+        family = [w for w in workers if _kin(w, worker) and w.values]
         times = statistics.median(worker.values) / min(statistics.median(w.values) for w in family)
         if times > FAR:
             worker.leave(f"{times:.2f}× the best form: measured {len(worker.values)}×")
+
+
+def _kin(one: Worker, other: Worker) -> bool:
+    """Whether two are forms of one family in one engine."""
+    a, b = one.contender, other.contender
+    return (a.family, a.engine) == (b.family, b.engine)
 
 
 def _note_all(workers: Sequence[Worker], note: str) -> None:

@@ -19,7 +19,7 @@ from u2net3d.spec import DEFAULT_PRESET, PRESETS, TrainSpec
 from u2net3d.train.optimiser import optimiser_for
 from u2net3d.train.run import fresh_net
 
-Step = Callable[[], None]
+Step = Callable[[], object]
 Feed = Iterator[tuple[Tensor, Tensor]]  # images and targets
 _TINY = 16  # voxels a side, enough to fill the optimiser's state of many domains
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -31,7 +31,8 @@ def prepare(job: Job) -> None:
     torch.manual_seed(0)
     if job.contender.keeps_memory and not keep_freed_memory():
         raise RuntimeError("the C library takes no allocator thresholds")
-    if job.contender.precision == "bf16" and job.device == "cpu" and not _bf16_on_cpu():
+    in_torch = job.contender.engine == "torch"
+    if job.contender.precision == "bf16" and job.device == "cpu" and in_torch and not _bf16():
         what = "oneDNN has no bf16 for this processor, and torch's own convolution takes minutes"
         raise RuntimeError(what)
     if job.contender.family == "ours" and not job.contender.native:
@@ -40,7 +41,7 @@ def prepare(job: Job) -> None:
         raise RuntimeError("the native kernels were not built")
 
 
-def _bf16_on_cpu() -> bool:
+def _bf16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
@@ -156,6 +157,13 @@ def _forward(job: Job) -> tuple[Step, int]:
     else:
         net = _formed(_monai(setting) if contender.family == "monai" else _evaluated(job), job)
         arguments = (image,)
+    if contender.engine == "openvino":
+        import bench_openvino
+
+        weights = _count(net)
+        run = bench_openvino.forward(job, net.eval())
+        patch = image.numpy()
+        return lambda: run(patch), weights
 
     @torch.inference_mode()
     def step() -> None:

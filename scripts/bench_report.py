@@ -1,16 +1,16 @@
-"""What a run of scripts/bench found: rows, medians and ratios, as a table and as JSON.
+"""What a run of scripts/bench found: rows, medians and ratios, as JSON.
 
 docs/bench.md describes the JSON; a test holds the two together.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
-from rich.table import Table
 
 Section = Literal[
     "forward",
@@ -45,6 +45,19 @@ class Spread(_Said):
         return cls(median=statistics.median(values), low=min(values), high=max(values))
 
 
+class Agreement(_Said):
+    """How two labels of the same logits agree, nnU-Net's and ours.
+
+    widest_gap: at the voxels where they differ, how far the worse answer's logit lies below the
+    largest one at most, both interpolated in float64.
+    """
+
+    voxels: int
+    differing: int
+    equal: float
+    widest_gap: float
+
+
 class Row(_Said):
     """One contender at one setting; docs/bench.md says what each field is."""
 
@@ -52,6 +65,7 @@ class Row(_Said):
     setting: str
     contender: str
     family: Literal["ours", "nnunet", "dense", "dense-paper", "monai", "torch"]
+    engine: Literal["torch", "openvino"]
     precision: Literal["fp32", "bf16", "fp16"]
     memory_format: Literal["contiguous", "channels-last"]
     compiled: bool
@@ -64,6 +78,10 @@ class Row(_Said):
     values: tuple[float, ...]
     spread: Spread | None
     times_ours: Spread | None
+    times_ours_alike: Spread | None
+    agreement: Agreement | None
+    megavoxels: float | None
+    tiles: int | None
     least_bytes: int | None
     share_of_bandwidth: float | None
     macs: int | None
@@ -79,6 +97,17 @@ class Limits(_Said):
     triad_gb_s: float
     bandwidth_gb_s: float
     product_gmac_s: float
+
+
+class Scaling(_Said):
+    """Straight lines by least squares through the logarithms of the medians of `scaling`.
+
+    exponent: of the seconds in the voxels of the volume (1: a straight line through 0);
+    tiles_exponent: in the tiles that the network saw.
+    """
+
+    exponent: float
+    tiles_exponent: float
 
 
 class Machine(_Said):
@@ -106,6 +135,7 @@ class Report(_Said):
     quick: bool
     seconds: float
     limits: Limits | None
+    scaling: Scaling | None
     rows: tuple[Row, ...]
 
 
@@ -125,103 +155,51 @@ def share_of(limit_g_s: float, least: int, seconds: float) -> float:
 def compared(rows: Sequence[Row]) -> list[Row]:
     """The rows of one setting with their ratio to the first, and each family's best form marked.
 
-    A family has a best form where it was measured in more than one; ours is no form of itself.
+    A family has a best form in an engine where it was measured in more than one; ours is no form of
+    itself. The second ratio is to our first row of the same engine and precision.
     """
     if not rows:
         return []
-    ours = rows[0].values
     best = {id(row) for row in _best_forms(rows[1:])}
-    return [
-        row.model_copy(
-            update={"times_ours": ratios(row.values, ours), "best_form": id(row) in best}
-        )
+    alike = {(row.engine, row.precision): row for row in reversed(rows) if row.family == "ours"}
+    found = []
+    for row in rows:
+        like = alike.get((row.engine, row.precision))
+        changes = {
+            "times_ours": ratios(row.values, rows[0].values),
+            "times_ours_alike": ratios(row.values, like.values) if like else None,
+            "best_form": id(row) in best,
+        }
+        found.append(row.model_copy(update=changes))
+    return found
+
+
+def scaling_of(rows: Sequence[Row]) -> Scaling | None:
+    """How the cost grows with the volume; None of fewer than two sizes."""
+    points = [
+        (row.megavoxels, row.tiles, row.spread.median)
         for row in rows
+        if row.section == "scaling" and row.spread and row.megavoxels and row.tiles
     ]
+    if len({voxels for voxels, _, _ in points}) < 2:
+        return None
+    voxels, tiles, seconds = (
+        [math.log(value) for value in each] for each in zip(*points, strict=True)
+    )
+    slope = statistics.linear_regression(voxels, seconds).slope
+    if len(set(tiles)) < 2:
+        return Scaling(exponent=slope, tiles_exponent=slope)
+    by_tiles = statistics.linear_regression(tiles, seconds).slope
+    return Scaling(exponent=slope, tiles_exponent=by_tiles)
 
 
 def _best_forms(rows: Iterable[Row]) -> list[Row]:
-    families: dict[str, list[Row]] = {}
+    families: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         if row.spread is not None and row.family != "ours":
-            families.setdefault(row.family, []).append(row)
+            families.setdefault((row.family, row.engine), []).append(row)
     return [
         min(family, key=lambda row: row.spread.median if row.spread else 0.0)
         for family in families.values()
         if len(family) > 1
     ]
-
-
-def tables(report: Report) -> list[Table]:
-    """One table per section and setting."""
-    settings: dict[tuple[str, str], list[Row]] = {}
-    for row in report.rows:
-        title = row.setting if row.section != "operators" else ""
-        settings.setdefault((row.section, title), []).append(row)
-    return [_table(f"{a}: {b}" if b else a, rows) for (a, b), rows in settings.items()]
-
-
-def _table(title: str, rows: Sequence[Row]) -> Table:
-    table = Table(title=title, title_justify="left")
-    operators = rows[0].section == "operators"
-    first = ("operator", "of") if operators else ("contender",)
-    columns = (*first, "form", "median", "lowest to highest", "× ours", "note")
-    for column in columns:
-        table.add_column(column)
-    for row in rows:
-        named = (row.setting, row.contender) if operators else (row.contender,)
-        table.add_row(*named, form(row), *_numbers(row), _remarks(row))
-    return table
-
-
-def form(row: Row) -> str:
-    """`fp32, channels-last, eager, thresholds raised`."""
-    compiled = "compiled" if row.compiled else "eager"
-    allocator = f"allocator {row.allocator}"
-    return ", ".join((row.precision, row.memory_format, compiled, allocator))
-
-
-def _numbers(row: Row) -> tuple[str, str, str]:
-    if row.spread is None:
-        return "-", "-", "-"
-    found, times = row.spread, row.times_ours
-    ratio = f"{times.median:.2f} ({times.low:.2f} to {times.high:.2f})" if times else "-"
-    return (
-        f"{_short(found.median)} {row.unit}",
-        f"{_short(found.low)} to {_short(found.high)}, n {len(row.values)}",
-        ratio,
-    )
-
-
-def _short(value: float) -> str:
-    return f"{value:.2f}" if value >= 1 else f"{value:.4f}"
-
-
-def _remarks(row: Row) -> str:
-    said = [
-        "as its users run it" if row.as_users_run_it else "",
-        "best form" if row.best_form else "",
-        f"{row.share_of_bandwidth:.0%} of the bandwidth" if row.share_of_bandwidth else "",
-        f"{row.share_of_product:.0%} of the product" if row.share_of_product else "",
-        row.note,
-    ]
-    return "; ".join(text for text in said if text)
-
-
-def header(report: Report) -> str:
-    """The lines above the tables: where, when and with what."""
-    machine = report.machine
-    versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
-    lines = [
-        f"{report.date}, {machine.processor}, {machine.cores} cores, {machine.memory_gib:.1f} GiB, "
-        f"{machine.system}" + (f", {machine.gpu}" if machine.gpu else ""),
-        f"{versions}; native kernels: {report.native_kernels or 'none'}",
-        f"{report.device}, {report.threads} threads, {report.rounds} rounds"
-        + (", tiny shapes (--quick)" if report.quick else ""),
-    ]
-    if report.limits is not None:
-        found = report.limits
-        lines.append(
-            f"memory: copy {found.copy_gb_s:.1f}, triad {found.triad_gb_s:.1f} GB/s; matrix "
-            f"product {found.product_gmac_s:.1f} GMAC/s"
-        )
-    return "\n".join(lines)

@@ -18,18 +18,17 @@ from bench_contenders import (
     contenders,
     domain_contenders,
     ours,
-    settings,
     volume_contenders,
-    volume_settings,
 )
 from bench_measure import START_S, Worker, WorkerFailed, measure
 from bench_report import Limits, Row, Section, Spread, compared, ratios, share_of
+from bench_settings import settings, volume_settings
+
+from u2net3d.infer.engines import choose_engine
 
 # What the sections cost relative to each other: each gets that part of the time that is left.
 COST: dict[Section, int] = {"forward": 3, "step": 14, "memory": 4, "operators": 1, "domains": 1}
-COST |= {"predict": 8, "export": 4, "scaling": 3, "start": 2}
-
-PEAK_S = 900.0  # for a prediction of a large volume
+COST |= {"predict": 12, "export": 4, "scaling": 3, "start": 2}
 
 
 class Run:
@@ -123,31 +122,49 @@ def _volumes(run: Run, section: Section, end: float) -> list[Row]:
 
 
 def _memory(run: Run, section: Section, _end: float) -> list[Row]:
-    """Peak memory of a training step and of predictions, once each: it hardly varies."""
+    """Peak memory of a training step and of predictions, once each: it hardly varies.
+
+    Predictions of one volume are compared with each other, whatever their number of classes.
+    """
     (setting,) = run.settings(section)
-    rows = _peaks(run, [run.job(section, one, setting) for one in run.contenders(section)])
+    workers = [_peak(run, run.job(section, one, setting)) for one in run.contenders(section)]
+    rows = compared([row("memory", worker, unit="GiB") for worker in workers])
     kind: Kind = "prediction memory"
+    volumes: dict[str, list[Worker]] = {}
     for setting in volume_settings(kind, run.asked.quick, ()):
-        named = setting.model_copy(update={"name": f"prediction, {setting.name}"})
-        found = volume_contenders(kind, setting)
-        rows += _peaks(run, [run.job(section, one, named, kind) for one in found])
+        volume = setting.name.split(" ")[0]
+        for one in volume_contenders(kind, setting):
+            named = one.model_copy(update={"name": f"{one.name}, {setting.classes} classes"})
+            worker = _peak(run, run.job(section, named, setting, kind))
+            volumes.setdefault(volume, []).append(worker)
+    for volume, found in volumes.items():
+        for what, key in (("whole process", "whole"), ("above its loaded model", "gib")):
+            rows += _prediction_rows(f"prediction of {volume}, {what}", found, key)
     return rows
 
 
-def _peaks(run: Run, jobs: Sequence[Job]) -> list[Row]:
-    rows = []
-    for job in jobs:
-        worker = Worker(job)
-        try:
-            answer = worker.start(PEAK_S)
-            worker.values, worker.weights = [answer["gib"]], answer["weights"]
-        except WorkerFailed as failure:
-            worker.note = str(failure)
-        finally:
-            worker.close()
-        rows.append(row("memory", worker, unit="GiB"))
-        run.say(f"memory, {job.setting.name}: {job.contender.name} {worker.values or worker.note}")
-    return compared(rows)
+def _prediction_rows(name: str, workers: Sequence[Worker], key: str) -> list[Row]:
+    found = []
+    for worker in workers:
+        values = [worker.said[key]] if worker.said else []
+        made = row("memory", worker, unit="GiB")
+        changes = {"setting": name, "values": tuple(values), "spread": Spread.of(values)}
+        found.append(made.model_copy(update=changes))
+    return compared(found)
+
+
+def _peak(run: Run, job: Job) -> Worker:
+    """A worker that has measured its peak, and is gone."""
+    worker = Worker(job)
+    try:
+        worker.said = worker.start()
+        worker.values, worker.weights = [worker.said["gib"]], worker.said["weights"]
+    except WorkerFailed as failure:
+        worker.note = str(failure)
+    finally:
+        worker.close()
+    run.say(f"memory, {job.setting.name}: {job.contender.name} {worker.values or worker.note}")
+    return worker
 
 
 def _operators(run: Run, section: Section, _end: float) -> list[Row]:
@@ -215,6 +232,7 @@ def _operator_rows(
 
 def row(section: Section, worker: Worker, unit: str = "s") -> Row:
     """What a worker's measurements come to; the ratio to ours is still open."""
+    of, asked = worker.job.setting, worker.contender.engine
     return _row(
         section,
         worker.job.setting.name,
@@ -223,7 +241,11 @@ def row(section: Section, worker: Worker, unit: str = "s") -> Row:
         weights=worker.weights,
         unit=unit,
         repeats=worker.repeats,
-        note=worker.note,
+        note="; ".join(text for text in (worker.said.get("note"), worker.note) if text),
+        agreement=worker.said.get("agreement"),
+        megavoxels=math.prod(of.volume) / 1e6 if section == "scaling" else None,
+        tiles=of.tiles if section == "scaling" else None,
+        engine=choose_engine(asked, worker.job.device) if asked == "auto" else asked,
     )
 
 
@@ -247,6 +269,11 @@ def _row(
         "values": tuple(values),
         "spread": Spread.of(values),
         "times_ours": None,
+        "times_ours_alike": None,
+        "agreement": None,
+        "megavoxels": None,
+        "tiles": None,
+        "engine": "torch",
         "least_bytes": None,
         "share_of_bandwidth": None,
         "macs": None,

@@ -41,6 +41,8 @@ def _serve(answers: TextIO) -> None:
     from bench_contenders import Job
 
     job = Job.model_validate_json(sys.stdin.readline())
+    if job.folder:  # compiled networks of ours are kept there, not where the user's are
+        os.environ["XDG_CACHE_HOME"] = str(Path(job.folder) / "cache")
     import bench_nets
 
     bench_nets.prepare(job)
@@ -51,13 +53,16 @@ def _serve(answers: TextIO) -> None:
         _operators(job, answers)
         return
     if job.kind == "prediction memory":
-        _tell(answers, _prediction_memory(job))
+        import bench_volumes
+
+        _tell(answers, bench_volumes.peak(job))
         return
     step, weights = bench_nets.build(job)
     trial = _timed(step, 1, job.device)
-    if trial < _QUICK_S or job.contender.compiled:
+    if trial < _QUICK_S or job.contender.compiled or job.contender.engine != "torch":
         trial = _timed(step, 1, job.device)
-    _tell(answers, {"seconds": trial, "weights": weights})
+    more = step.said() if job.kind == "export" else {}
+    _tell(answers, {"seconds": trial, "weights": weights, **more})
     trimmed = False
     for line in sys.stdin:
         asked = json.loads(line)
@@ -108,18 +113,6 @@ def _memory(job: Any) -> Answer:
     idle = _status_kib("VmRSS")
     step, weights = bench_nets.warmed_up(job, _SMALL)
     with suppress(OSError):  # else the peak counts from the start, imports included
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    step()
-    return {"gib": (_status_kib("VmHWM") - idle) / 2**20, "weights": weights}
-
-
-def _prediction_memory(job: Any) -> Answer:
-    """GiB of the peak of a whole prediction above the process that has its model loaded."""
-    import bench_nets
-
-    step, weights = bench_nets.build(job)
-    idle = _status_kib("VmRSS")
-    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     step()
     return {"gib": (_status_kib("VmHWM") - idle) / 2**20, "weights": weights}

@@ -17,7 +17,8 @@ MODULES = (
     "bench_measure",
     "bench_report",
     "bench_sections",
-    "bench_volumes",
+    "bench_settings",
+    "bench_tables",
 )
 
 
@@ -55,16 +56,18 @@ def row(contender, family, values, **changes):
         "precision": "fp32", "memory_format": "contiguous", "compiled": False,
         "allocator": "as it comes", "as_users_run_it": False, "best_form": False, "weights": 1,
         "unit": "s", "repeats": 1, "values": values, "spread": Spread.of(values),
-        "times_ours": None, "least_bytes": None, "share_of_bandwidth": None, "macs": None,
-        "share_of_product": None, "note": "",
+        "times_ours": None, "times_ours_alike": None, "agreement": None, "engine": "torch",
+        "megavoxels": None, "tiles": None, "least_bytes": None, "share_of_bandwidth": None,
+        "macs": None, "share_of_product": None, "note": "",
     }  # fmt: skip
     return Row.model_validate({**content, **changes})
 
 
 def worker(contender, values, **changes):
     """A worker that has measured `values`, and lives, without a process."""
-    from bench_contenders import Job, setting
+    from bench_contenders import Job
     from bench_measure import Worker
+    from bench_settings import setting
 
     job = Job(
         kind="step", contender=contender, setting=setting("", (32, 32, 32), 1), threads=1,
@@ -157,7 +160,7 @@ def test_the_compiled_form_takes_the_precision_of_the_faster_trial_step():
 
 
 def test_topologies_are_those_of_the_planner():
-    from bench_contenders import settings
+    from bench_settings import settings
 
     assert [one.stages for one in settings("step", quick=False, device="cpu")] == [4, 5]
     assert [one.stages for one in settings("memory", quick=False, device="cpu")] == [6]
@@ -267,16 +270,28 @@ def test_a_quick_run_obeys_its_schema_and_what_fails_is_a_row(quick):
     assert report.limits.product_gmac_s > 0
 
 
-def test_memory_and_many_domains_run_too(quick):
-    from bench_contenders import ours
+def test_memory_and_many_domains_run_too(quick, monkeypatch):
+    import bench_sections
+    from bench_contenders import ours, volume_contenders
 
+    def two(kind, of):
+        mine, _, theirs = volume_contenders(kind, of)
+        return [mine, theirs] if of.classes == 2 else [mine]
+
+    monkeypatch.setattr(bench_sections, "volume_contenders", two)
     report, _ = quick("--only", "memory,domains", "--rounds", "1", contenders=[ours()])
-    assert [(one.section, one.unit) for one in report.rows] == [
-        *[("memory", "GiB")]
-        * 5,  # a step, and predictions of ours and nnU-Net with 2 and 5 classes
-        *[("domains", "s")] * 2,
-    ]
-    assert [one.note for one in report.rows] == [""] * 7
+    memory = [one for one in report.rows if one.section == "memory"]
+    # a step; predictions of ours and nnU-Net with 2 classes, of ours with 5, both ways
+    assert len(memory) == 1 + 3 * 2
+    assert {one.unit for one in memory} == {"GiB"}
+    assert [one.section for one in report.rows[len(memory) :]] == ["domains"] * 2
+    assert [one.note for one in report.rows if one.note] == []
+    whole, above = (
+        {one.contender: one.values[0] for one in memory if one.setting.endswith(what)}
+        for what in ("whole process", "above its loaded model")
+    )
+    assert "ours, 5 classes" in whole
+    assert all(whole[name] > above[name] > 0 for name in whole)
     assert 0 < report.rows[0].values[0] < 16
 
 
@@ -291,39 +306,19 @@ def test_an_unknown_section_is_a_usage_error(capsys):
 
 
 def test_the_document_names_every_field_of_the_json():
-    from bench_report import SCHEMA_VERSION, Limits, Machine, Report, Row, Spread
+    from bench_report import (
+        SCHEMA_VERSION,
+        Agreement,
+        Limits,
+        Machine,
+        Report,
+        Row,
+        Scaling,
+        Spread,
+    )
 
     text = (ROOT / "docs" / "bench.md").read_text(encoding="utf-8").split("## JSON")[1]
     named = set(re.findall(r"`(\w+)`", text))
-    models = (Report, Row, Machine, Limits, Spread)
+    models = (Report, Row, Machine, Limits, Spread, Scaling, Agreement)
     assert [name for model in models for name in model.model_fields if name not in named] == []
     assert f"| `schema_version` | {SCHEMA_VERSION} |" in text
-
-
-def test_whole_predictions_run_from_file_to_file_beside_their_peers(quick):
-    report, _ = quick("--only", "predict,export,scaling", "--rounds", "1", contenders=[])
-    found = {(one.section, one.contender): one for one in report.rows}
-    assert [names for names in found if not found[names].values] == []
-    assert {name for section, name in found if section == "predict"} == {
-        "ours",
-        "nnU-Net, same tiles",
-        "nnU-Net as it comes",
-        "MONAI BasicUNet",
-        "MONAI DynUNet",
-    }
-    assert {name for section, name in found if section == "export"} == {
-        "ours",
-        "nnU-Net as it comes",
-    }
-    assert found["scaling", "ours"].times_ours.median == 1
-
-
-def test_real_volumes_take_the_place_of_drawn_ones(tmp_path):
-    import bench
-    from bench_contenders import volume_settings
-
-    for name in ("a.nii.gz", "a_label.nii.gz", "b.nii.gz"):
-        (tmp_path / name).write_bytes(b"")
-    asked = bench.parsed(["--volumes", str(tmp_path)])
-    found = volume_settings("predict", quick=False, volumes=asked.volumes)
-    assert [Path(one.file).name for one in found] == ["a.nii.gz", "b.nii.gz"]
