@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -100,6 +101,20 @@ def test_what_it_gave_is_not_written_over_by_the_next_patch(made):
     before = first.copy()
     run(-x)
     np.testing.assert_array_equal(first, before)
+
+
+@needs_openvino
+def test_each_of_several_threads_gets_its_own_answer(made):
+    spec = spec_of(*CUBES, (24, 24, 24))
+    engines, _ = made(network("base", spec), spec)
+    rng = np.random.default_rng(0)
+    patches = [rng.normal(size=(1, 1, 24, 24, 24)).astype(np.float32) for _ in range(4)]
+    run = engines.run(spec, *WEIGHTS, patches[0])
+    expected = [run(patch) for patch in patches]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(run, patches * 8))
+    for i, logits in enumerate(found):
+        np.testing.assert_array_equal(logits, expected[i % 4])
 
 
 @needs_openvino

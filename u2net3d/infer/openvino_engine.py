@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -148,13 +149,15 @@ def _settings() -> dict[str, Any]:
 
 
 def _runner(network: Any) -> Callable[[Floats], Floats]:
-    request = network.create_infer_request()
+    request, alone = network.create_infer_request(), threading.Lock()
 
     def infer(patch: Floats) -> Floats:
-        # the request writes into the same memory every time: what is given out is a copy
+        # The request reads and writes the same memory every time: one thread at a time has it, and
+        # what is given out is a copy. A second one would not be refused, but get the first's logits.
         given = np.ascontiguousarray(patch, dtype=np.float32)
-        found = request.infer({0: given}, share_inputs=True)[0]
-        result: Floats = np.array(found, dtype=np.float32)
+        with alone:
+            found = request.infer({0: given}, share_inputs=True)[0]
+            result: Floats = np.array(found, dtype=np.float32)
         return result
 
     return infer
