@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -424,3 +426,22 @@ def test_a_full_disk_ends_the_run_instead_of_failing_case_after_case(thresholds,
     assert [type(outcome.error) for outcome in outcomes] == [DiskError]
     assert outcomes[0].error.where == str(jobs[0].output)
     assert list(contents(jobs[0].output.parent)) == []
+
+
+def test_a_case_that_fails_lets_its_image_go(thresholds, jobs, monkeypatch):
+    images = []
+
+    def fails(image, *_, **__):
+        images.append(weakref.ref(image.array))
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(thresholds, "answer", fails)
+    gc.collect()
+    gc.disable()  # a collection is not to be what helps
+    try:
+        outcomes = run(thresholds, jobs)
+        assert all(outcome.error for outcome in outcomes)
+        assert images
+        assert not any(image() is not None for image in images)
+    finally:
+        gc.enable()

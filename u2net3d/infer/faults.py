@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import traceback
+
 from u2net3d.errors import DataError, U2Net3dError, is_out_of_memory
 from u2net3d.infer.jobs import Job
 
 
 def error_of(job: Job, failure: Exception, device: str) -> U2Net3dError:
-    """The error of a case that raised `failure` on this device."""
+    """The error of a case that raised `failure` on this device.
+
+    What the frames of its traceback held, an image above all, is let go: they refer to the outcome
+    that refers to them, and such a circle may be looked for only after many cases.
+    """
+    each: BaseException | None = failure
+    while each is not None:
+        traceback.clear_frames(each.__traceback__)
+        each = each.__cause__ or each.__context__
     if isinstance(failure, U2Net3dError):
         return failure
     if isinstance(failure, OSError):

@@ -175,6 +175,7 @@ class _Run:
                 left = _answered(self, job, lock, read)
                 kept = ExitStack() if isinstance(left, Outcome) else held.pop_all()
         except Exception as failure:
+            del read, held  # this frame is one of those that the error keeps
             left, kept = Outcome(job, error=error_of(job, failure, self.model.device)), ExitStack()
         return _Begun(job, time.perf_counter() - began, left, kept)
 
