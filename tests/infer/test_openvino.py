@@ -118,6 +118,38 @@ def test_each_of_several_threads_gets_its_own_answer(made):
 
 
 @needs_openvino
+def test_a_tile_of_one_value_proves_nothing_and_refuses_nothing(made, cache):
+    spec = spec_of(*CUBES, (16, 16, 16))
+    engines, _ = made(network("base", spec), spec)
+    engines.run(spec, *WEIGHTS, np.zeros((1, 1, 16, 16, 16), np.float32))
+    (meta,) = cache.glob("*/meta.json")
+    said = json.loads(meta.read_text())
+    assert (said["refused"], said["proven"]) == (None, False)
+    engines.run(spec, *WEIGHTS, drawn_patch(spec))
+    assert json.loads(meta.read_text())["proven"] is True
+
+
+def test_the_tile_that_judges_is_one_with_contrast():
+    image = np.zeros((1, 8, 8, 24), np.float32)
+    image[..., -1] = 1
+    assert middle_tile(image, (8, 8, 8)).max() == 1
+    assert middle_tile(image[..., :-1], (8, 8, 8)).max() == 0
+
+
+@needs_openvino
+@pytest.mark.parametrize("where", ["silenced", "compiled"])
+def test_an_openvino_that_does_not_work_leaves_it_to_torch(made, monkeypatch, where):
+    def broken(*_):
+        raise ImportError("libtbb.so.12: cannot open shared object file")
+
+    monkeypatch.setattr(openvino_engine, where, broken)
+    spec = spec_of(*CUBES, (8, 8, 8))
+    engines, name = made(network("base", spec), spec)
+    assert name == "torch"
+    assert "libtbb.so.12" in engines.note(spec)
+
+
+@needs_openvino
 def test_the_second_start_takes_it_from_the_cache_without_the_network(made, cache):
     spec = spec_of(*CUBES, (8, 8, 8))
     engines, _ = made(network("base", spec), spec)

@@ -81,11 +81,25 @@ def sliding_logits(
 
 
 def middle_tile(image: Array, patch: Triple) -> Floats:
-    """The tile (1, C, *patch) in the middle of an image (C, D, H, W), mirrored where that ends."""
+    """The tile (1, C, *patch) in the middle of an image (C, D, H, W), mirrored where that ends.
+
+    Where that is of one value throughout, the first one that is not, if there is any.
+    """
     volume = _mirrored(image, patch)
-    starts = [(n - size) // 2 for n, size in zip(volume.shape[1:], patch, strict=True)]
-    at = (slice(a, a + n) for a, n in zip(starts, patch, strict=True))
-    return volume[(slice(None), *at)][None]
+    _, depth, height, width = volume.shape
+    middle = [(n - size) // 2 for n, size in zip(volume.shape[1:], patch, strict=True)]
+    for start in (middle, *tile_starts((depth, height, width), patch, 0.0)):
+        at = (slice(a, a + n) for a, n in zip(start, patch, strict=True))
+        tile = volume[(slice(None), *at)][None]
+        if not is_flat(tile):
+            break
+    return tile
+
+
+def is_flat(tile: Floats) -> bool:
+    """Whether every channel of a tile (1, C, D, H, W) has one value throughout."""
+    values = tile[0, :, :1, :1, :1]
+    return not ((tile[0, :, ::8, ::8, ::8] != values).any() or (tile[0] != values).any())
 
 
 def _flat_ones_once(see: Engine) -> Engine:
@@ -94,7 +108,7 @@ def _flat_ones_once(see: Engine) -> Engine:
 
     def seen(tile: Floats) -> Floats:
         values = tile[0, :, :1, :1, :1]
-        if (tile[0, :, ::8, ::8, ::8] != values).any() or (tile[0] != values).any():
+        if not is_flat(tile):
             return see(tile)
         if values.tobytes() not in known:
             known.clear()

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from u2net3d.errors import UsageError
+from u2net3d.errors import U2Net3dError, UsageError
 from u2net3d.infer import openvino_engine
-from u2net3d.infer.engine import Engine, torch_engine
+from u2net3d.infer.engine import Engine, is_flat, torch_engine
 from u2net3d.infer.openvino_engine import Compiled
 from u2net3d.infer.openvino_graph import build
 from u2net3d.infer.sums import Floats
@@ -70,10 +70,11 @@ class Engines:
     def run(self, spec: DomainSpec, trunk_id: str, domain_sha256: str, tile: Floats) -> Engine:
         """The engine of a domain for an image of which `tile` (1, C, D, H, W) is a part.
 
-        A compiled network that has met no image yet is compared with torch on that tile.
+        A compiled network that has met no image yet is compared with torch on that tile, unless it
+        is of one value: norms make noise of that, and two engines never agree on noise.
         """
         made = self._of(spec, trunk_id, domain_sha256)
-        if made.unproven is not None:
+        if made.unproven is not None and not is_flat(tile):
             torch = self._torch(spec)
             refused = difference("an image", made.run(tile), torch.run(tile))
             openvino_engine.judge(made.unproven, refused)
@@ -85,7 +86,13 @@ class Engines:
         if spec.name not in self._made:
             made = self._torch(spec)
             if self.engine == "openvino":
-                made = self._openvino(spec, trunk_id, domain_sha256)
+                try:
+                    made = self._openvino(spec, trunk_id, domain_sha256)
+                except U2Net3dError:
+                    raise
+                except Exception as failure:  # a broken installation, or not for this machine
+                    reason = (str(failure).splitlines() or [type(failure).__name__])[0]
+                    made = self._torch(spec, f"it does not work here ({reason})")
             self._made[spec.name] = made
         return self._made[spec.name]
 

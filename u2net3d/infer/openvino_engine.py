@@ -152,8 +152,8 @@ def _runner(network: Any) -> Callable[[Floats], Floats]:
     request, alone = network.create_infer_request(), threading.Lock()
 
     def infer(patch: Floats) -> Floats:
-        # The request reads and writes the same memory every time: one thread at a time has it, and
-        # what is given out is a copy. A second one would not be refused, but get the first's logits.
+        # The request uses the same memory every time: one thread at a time has it, and what is
+        # given out is a copy. A second one would not be refused, but get the logits of the first.
         given = np.ascontiguousarray(patch, dtype=np.float32)
         with alone:
             found = request.infer({0: given}, share_inputs=True)[0]
