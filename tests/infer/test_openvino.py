@@ -308,3 +308,36 @@ def test_a_start_with_a_full_cache_imports_no_torch_and_sends_nothing(
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
     assert said.stdout.split("\n")[:2] == [f"openvino {int(label.sum())}", "loaded:"]
+
+
+SIGNALLED = """
+import gc, os, signal, sys
+import numpy as np
+from u2net3d.infer import openvino_engine
+ov = openvino_engine.silenced()
+from openvino import opset13 as ops
+
+def made():
+    x = ops.parameter([1, 2, 8, 8, 8], np.float32)
+    return openvino_engine.compiled(ov.Model([ops.relu(x)], [x], "relu"))
+
+patch = np.zeros((1, 2, 8, 8, 8), np.float32)
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+first = made(); first.infer(patch)
+second = made(); second.infer(patch)
+del first; gc.collect()
+os.kill(os.getpid(), signal.SIGINT)
+del second; gc.collect()
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@needs_openvino
+def test_a_signal_is_handled_in_whatever_order_networks_go():
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", SIGNALLED],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.split()) == (0, ["handled", "handled"])

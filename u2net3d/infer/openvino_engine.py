@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from u2net3d import files
 from u2net3d.errors import DiskError, UsageError
+from u2net3d.infer.signal_stack import own_signal_stack
 from u2net3d.ops.library import threads
 from u2net3d.spec import DomainSpec
 
@@ -83,8 +84,9 @@ def key_of(trunk_id: str, domain_sha256: str, spec: DomainSpec) -> str:
 
 def compiled(model: Any) -> Compiled:
     """Compiles an `openvino.Model`; it is in memory alone."""
-    network = silenced().Core().compile_model(model, "CPU", _settings())
-    return Compiled(_runner(network), network)
+    with own_signal_stack():
+        network = silenced().Core().compile_model(model, "CPU", _settings())
+        return Compiled(_runner(network), network)
 
 
 def kept(cache: Path, key: str) -> Compiled | None:
@@ -95,8 +97,9 @@ def kept(cache: Path, key: str) -> Compiled | None:
         content = (entry / _MODEL).read_bytes()
         if files.sha256_file(entry / _MODEL) != meta["sha256"]:
             return None
-        network = silenced().Core().import_model(content, "CPU", _settings())
-        return Compiled(_runner(network), network, meta["refused"], meta["proven"], entry)
+        with own_signal_stack():
+            network = silenced().Core().import_model(content, "CPU", _settings())
+            return Compiled(_runner(network), network, meta["refused"], meta["proven"], entry)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError):
         return None
 
