@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from u2net3d.errors import DiskError
+from u2net3d.errors import DataError
 from u2net3d.infer import scratch
 from u2net3d.infer.scratch import DEFAULT_BYTES, Room, Scratch, bytes_of
 from u2net3d.infer.sums import Sums
@@ -83,7 +83,7 @@ def test_the_file_has_no_name(monkeypatch, tmp_path):
 
 def test_a_disk_without_room_is_named_in_one_line(monkeypatch, small_disk):
     monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
-    with pytest.raises(DiskError, match=r"small: has no room for .* — set TMPDIR"):
+    with pytest.raises(DataError, match=r"small: has no room for .* — set TMPDIR"):
         Scratch((2000, 1000), np.float32, 0)
 
 

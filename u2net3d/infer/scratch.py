@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from u2net3d.errors import DiskError, UsageError
+from u2net3d.errors import DataError, UsageError
 from u2net3d.volume import Array
 
 DEFAULT_BYTES = 256 * 2**20  # what an array may take of memory where nothing else is asked for
@@ -25,7 +25,7 @@ _UNITS = {"M": 2**20, "G": 2**30, "T": 2**40}
 class Scratch:
     """An array of zeros, in memory up to limit_bytes, else in a temporary file.
 
-    Raises DiskError where there is no room for the file.
+    Raises DataError where there is no room for the file: a smaller volume may have it.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: type[np.generic], limit_bytes: int) -> None:
@@ -57,9 +57,9 @@ def _mapped(size: int) -> mmap.mmap:
                 file.truncate(size)
             return mmap.mmap(file.fileno(), size)
     except OSError as error:
-        what = f"has no room for {size / 2**30:.1f} GB of sums ({error.strerror or error})"
+        what = f"has no room for {size / 2**20:,.0f} MB of sums ({error.strerror or error})"
         mend = "set TMPDIR to a folder on a larger disk, or give a larger --max-memory"
-        raise DiskError(tempfile.gettempdir(), what, mend) from error
+        raise DataError(tempfile.gettempdir(), what, mend) from error
 
 
 def bytes_of(text: str) -> int:

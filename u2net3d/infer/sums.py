@@ -23,7 +23,7 @@ class Sums:
     """Sums of K classes over a volume of `shape`, of tiles that are weighted by weight (d, h, w).
 
     limit_bytes: what they may take of memory; where they need more they lie in a file, and take
-    as much as one row of tiles. Raises DiskError where there is no room for that.
+    as much as one row of tiles. Raises DataError where there is no room for that.
     """
 
     def __init__(self, classes: int, shape: Triple, weight: Floats, limit_bytes: int) -> None:
