@@ -23,7 +23,7 @@ class Sums:
     """Sums of K classes over a volume of `shape`, of tiles that are weighted by weight (d, h, w).
 
     limit_bytes: what they may take of memory; where they need more they lie in a file, and take
-    as much as one row of tiles. Raises DataError where there is no room for that.
+    that or as much as one class. Raises DataError where there is no room for that.
     """
 
     def __init__(self, classes: int, shape: Triple, weight: Floats, limit_bytes: int) -> None:
@@ -31,14 +31,14 @@ class Sums:
         self._sums = Scratch((classes, self._depth, *shape[1:]), np.float32, limit_bytes)
         self._weights = np.zeros((self._depth, *shape[1:]), np.float32)
         self._done = 0  # slices that were given out
-        self._row = -1  # where the present row of tiles begins along H
+        # Of a file the system takes what lies around into memory, too: in the end all of a class.
+        fitting = max(1, limit_bytes // max(1, self._sums.array[0].nbytes))
+        at_once = fitting if self._sums.in_file else classes
+        self._groups = [slice(k, k + at_once) for k in range(0, classes, at_once)]
 
     def add(self, start: Triple, logits: Floats) -> None:
         """Adds the logits (K, d, h, w) of the tile at `start`; no slice of it is given out yet."""
         first, top, left = start
-        if top != self._row:
-            self._sums.hand_back()
-            self._row = top
         _, height, width = self._weight.shape
         rows, columns = slice(top, top + height), slice(left, left + width)
         turn = self._depth - first % self._depth  # slices lie in a ring: slice z at z % depth
@@ -48,7 +48,9 @@ class Sums:
                 begin = (first + part.start) % self._depth
                 at = (slice(begin, begin + count), rows, columns)
                 weight = self._weight[part]
-                add_tile(self._sums.array[(slice(None), *at)], logits[:, part], weight)
+                for some in self._groups:
+                    add_tile(self._sums.array[(some, *at)], logits[some, part], weight)
+                    self._sums.hand_back()
                 self._weights[at] += weight
 
     def means(self, stop: int) -> Iterator[Floats]:
