@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from u2net3d.infer.engine import sliding_logits, sliding_slices, torch_engine
+from u2net3d.infer.engine import sliding_slices, torch_engine
 from u2net3d.models.banks import BankShape
 from u2net3d.models.universal import UniversalNet
 from u2net3d.spec import DomainSpec, Mirroring, Plan, ZScoreNormalisation
@@ -36,6 +36,12 @@ def spec(classes=2, channels=2, mirroring=None):
 
 def image(shape, channels=2, seed=0):
     return np.random.default_rng(seed).normal(size=(channels, *shape)).astype(np.float32)
+
+
+def sliding_logits(engine, image, spec, **options):
+    """All of `sliding_slices` at once, (K, D, H, W)."""
+    slices = sliding_slices(engine, image, spec, **options)
+    return np.stack([plane.copy() for plane in slices], axis=1)
 
 
 def itself(patch):

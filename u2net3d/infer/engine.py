@@ -72,14 +72,6 @@ def sliding_slices(
             z += 1
 
 
-def sliding_logits(
-    engine: Engine, image: Array, spec: DomainSpec, *, overlap: float = 0.5, tta: bool = False
-) -> Floats:
-    """All of `sliding_slices` at once, (K, D, H, W)."""
-    slices = sliding_slices(engine, image, spec, overlap=overlap, tta=tta)
-    return np.stack([plane.copy() for plane in slices], axis=1)
-
-
 def middle_tile(image: Array, patch: Triple) -> Floats:
     """The tile (1, C, *patch) in the middle of an image (C, D, H, W), mirrored where that ends.
 
