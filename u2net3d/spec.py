@@ -138,12 +138,17 @@ class Design(Frozen):
 
 
 class ModelSpec(Frozen):
-    """The trunk: how wide, how deep, and how it is put together."""
+    """How wide, how deep, and how a network is put together.
+
+    design: of the family `universal`; options: of the other families, each knows its own.
+    """
 
     preset: str = "paper"
+    family: str = "universal"
     base_channels: int = Field(default=16, ge=1)
     stages: int = Field(default=6, ge=2)
     design: Design = Design()
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
 
 PRESETS: dict[str, ModelSpec] = {

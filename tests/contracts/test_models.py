@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from u2net3d.models.banks import BankShape
+from u2net3d.models.network import BankShape
 from u2net3d.models.universal import UniversalNet
 
 FULL, HALF, FLAT = (1, 1, 1), (2, 2, 2), (1, 2, 2)

@@ -13,7 +13,7 @@ import torch
 
 import u2net3d
 from u2net3d.io.dataset import find_dataset, list_domains, split
-from u2net3d.models.banks import BankShape
+from u2net3d.models.network import BankShape
 from u2net3d.models.universal import UniversalNet
 from u2net3d.patches.loader import DomainLoader
 from u2net3d.prep.cache import prepare_cases

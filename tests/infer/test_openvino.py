@@ -16,7 +16,7 @@ from u2net3d.infer import openvino_engine
 from u2net3d.infer.engine import middle_tile, torch_engine
 from u2net3d.infer.engines import Engines, choose_engine, difference, drawn_patch
 from u2net3d.infer.predict import device_name, load
-from u2net3d.models.banks import BankShape
+from u2net3d.models.network import BankShape
 from u2net3d.models.universal import UniversalNet
 from u2net3d.spec import PRESETS, DomainSpec, Plan, ZScoreNormalisation
 

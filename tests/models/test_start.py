@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from u2net3d.models.banks import Bank, BankShape
+from u2net3d.models.banks import UniversalBank
+from u2net3d.models.network import BankShape
 from u2net3d.models.start import copy_ends, start_from
 from u2net3d.models.units import UnitBank
 from u2net3d.spec import DomainSpec, Plan, ZScoreNormalisation
@@ -20,7 +21,7 @@ def bank(kernel=CUBE, stages=2, channels=1, classes=2, base=2):
         strides=(FULL, *[HALF] * (stages - 1)),
         kernels=(kernel,) * stages,
     )
-    return Bank(shape, base)
+    return UniversalBank(shape, base)
 
 
 def filled(value, **kwargs):

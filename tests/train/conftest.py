@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from u2net3d.io.dataset import Dataset
-from u2net3d.models.banks import BankShape
+from u2net3d.models.network import BankShape
 from u2net3d.models.universal import UniversalNet
 from u2net3d.patches.loader import DomainLoader
 from u2net3d.prep.cache import PreparedCase

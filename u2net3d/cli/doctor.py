@@ -23,8 +23,8 @@ from u2net3d.infer import openvino_engine
 from u2net3d.infer.engines import Engines
 from u2net3d.io.stream import memory_bytes
 from u2net3d.losses import LOSSES, supervised
-from u2net3d.models.banks import BankShape
-from u2net3d.models.universal import UniversalNet
+from u2net3d.models import network
+from u2net3d.models.network import BankShape, Network
 from u2net3d.ops import gpu, library, memory
 from u2net3d.prep.cache import default_cache
 from u2net3d.spec import (
@@ -238,10 +238,10 @@ def _disagreement(model: ModelSpec, device: torch.device) -> float:
     )
 
 
-def _small(model: ModelSpec) -> UniversalNet:
+def _small(model: ModelSpec) -> Network:
     """Always the same one; torch's generator is seeded for it."""
     torch.manual_seed(0)
-    net = UniversalNet.of(model.model_copy(update={"stages": len(_STRIDES)}))
+    net = network(model.model_copy(update={"stages": len(_STRIDES)}))
     net.add_bank("check", BankShape(channels=2, classes=3, strides=_STRIDES, kernels=_KERNELS))
     for weight in net.parameters():
         if weight.ndim == 1:  # with biases of 0 a norm's scale has no gradient to compare
@@ -249,7 +249,7 @@ def _small(model: ModelSpec) -> UniversalNet:
     return net
 
 
-def _step(net: UniversalNet, image: Tensor, target: Tensor) -> list[Tensor]:
+def _step(net: Network, image: Tensor, target: Tensor) -> list[Tensor]:
     """Outputs and the gradients of all weights."""
     outputs = net.train()(image, "check")
     loss = supervised(LOSSES[TrainSpec().loss], outputs, target)

@@ -18,12 +18,12 @@ from u2net3d.volume import Array, Triple
 if TYPE_CHECKING:
     import torch
 
-    from u2net3d.models.universal import UniversalNet
+    from u2net3d.models.network import Network
 
 Engine = Callable[[Floats], Floats]  # (1, C, D, H, W) patch -> (1, K, D, H, W) logits
 
 
-def torch_engine(net: UniversalNet, domain: str, device: torch.device | str) -> Engine:
+def torch_engine(net: Network, domain: str, device: torch.device | str) -> Engine:
     """The network itself as an engine; `net` is in eval() and on `device`."""
     import torch
 

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,12 +19,12 @@ from u2net3d.errors import UsageError
 from u2net3d.infer import openvino_engine
 from u2net3d.infer.engine import Engine, torch_engine
 from u2net3d.infer.openvino_engine import Compiled
-from u2net3d.infer.openvino_graph import build
+from u2net3d.infer.openvino_graph import build, traced
 from u2net3d.infer.sums import Floats
 from u2net3d.spec import DomainSpec
 
 if TYPE_CHECKING:
-    from u2net3d.models.universal import UniversalNet
+    from u2net3d.models.network import Network
 
 ENGINES = ("auto", "torch", "openvino")
 LEAST_AGREEMENT = 0.9999  # share of voxels whose label both engines give alike
@@ -52,7 +52,7 @@ class Engines:
     """
 
     def __init__(
-        self, engine: str, device: str, net: Callable[[], UniversalNet], cache: Path | None
+        self, engine: str, device: str, net: Callable[[], Network], cache: Path | None
     ) -> None:
         self.engine, self.device, self.net = engine, device, functools.cache(net)
         self._cache = cache
@@ -108,14 +108,23 @@ class Engines:
     def _compiled(self, spec: DomainSpec) -> Compiled:
         """Made from the network's weights, and compared with it on the drawn patch."""
         net = self.net()
-        trunk, bank = (
-            {name: weight.detach().cpu().numpy() for name, weight in part.state_dict().items()}
-            for part in (net.trunk, net.bank(spec.name))
-        )
-        made = openvino_engine.compiled(build(trunk, bank, net.design, spec))
+        made = openvino_engine.compiled(_graph(net, spec))
         patch = drawn_patch(spec)
         refused = difference("a drawn patch", made.infer(patch), self._torch(spec).run(patch))
         return replace(made, refused=refused)
+
+
+def _graph(net: Network, spec: DomainSpec) -> Any:
+    """An `openvino.Model`: of our own network built, of other families traced by OpenVINO."""
+    from u2net3d.models import UniversalNet
+
+    if not isinstance(net, UniversalNet):
+        return traced(net, spec.name, drawn_patch(spec))
+    trunk, bank = (
+        {name: weight.detach().cpu().numpy() for name, weight in part.state_dict().items()}
+        for part in (net.trunk, net.bank(spec.name))
+    )
+    return build(trunk, bank, net.design, spec)
 
 
 def choose_engine(name: str, device: str) -> str:

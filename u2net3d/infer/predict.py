@@ -32,7 +32,7 @@ from u2net3d.volume import Array, Volume
 if TYPE_CHECKING:
     import torch
 
-    from u2net3d.models.universal import UniversalNet
+    from u2net3d.models.network import Network
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ def load(
     chosen = choose_engine(engine, place)
     before = _origins(Path(folder))
 
-    def net() -> UniversalNet:
+    def net() -> Network:
         found, _, _ = store.load(Path(folder), names)
         if _origins(Path(folder)) != before:
             raise ModelError(folder, "was changed while it was read", "run the command again")
@@ -288,7 +288,7 @@ def _may_have_gpu() -> bool:
 
 
 def segment(
-    net: UniversalNet, spec: DomainSpec, image: Volume, device: torch.device, options: Options
+    net: Network, spec: DomainSpec, image: Volume, device: torch.device, options: Options
 ) -> Array:
     """Label (D, H, W) uint8 of an image (C, D, H, W) on its own grid, as the network answers.
 
@@ -298,7 +298,7 @@ def segment(
 
 
 def slices_of(
-    net: UniversalNet, spec: DomainSpec, image: Volume, device: torch.device, options: Options
+    net: Network, spec: DomainSpec, image: Volume, device: torch.device, options: Options
 ) -> tuple[Iterator[Floats], Preparation]:
     """Logits of an image (C, D, H, W) on the plan's grid, slices (K, h, w), and the way back.
 
@@ -311,7 +311,7 @@ def slices_of(
 
 
 def logits_of(
-    net: UniversalNet, spec: DomainSpec, image: Volume, device: torch.device, options: Options
+    net: Network, spec: DomainSpec, image: Volume, device: torch.device, options: Options
 ) -> tuple[Floats, Preparation]:
     """All logits (K, d, h, w) on the plan's grid at once, and the way back."""
     slices, preparation = slices_of(net, spec, image, device, options)

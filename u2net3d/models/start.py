@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from u2net3d.models.banks import Bank
+from u2net3d.models.banks import UniversalBank
+from u2net3d.models.network import Bank
 from u2net3d.models.units import Head, UnitBank
 from u2net3d.spec import DomainSpec
 
@@ -38,9 +39,12 @@ def copy_ends(bank: Bank, spec: DomainSpec, other: Bank, other_spec: DomainSpec)
     """Sets stem and heads to those of another bank where both mean the same; how many weights.
 
     The stem, where both domains have the same channels in the same order; of every head the
-    background, and the labels that both name alike (in small or large letters).
+    background, and the labels that both name alike (in small or large letters). Of the family
+    `universal` alone: other families have ends of other kinds.
     """
     taken = 0
+    if not (isinstance(bank, UniversalBank) and isinstance(other, UniversalBank)):
+        return 0
     if _plain(spec.channels) == _plain(other_spec.channels):
         for part, weight in bank.stem.named_parameters():
             held = _held(other, f"stem.{part}", weight)

@@ -10,9 +10,8 @@ import torch
 from u2net3d import files, store
 from u2net3d.errors import ModelError, UsageError
 from u2net3d.io.dataset import Dataset, Split, split
-from u2net3d.models.banks import BankShape
+from u2net3d.models.network import BankShape, Network
 from u2net3d.models.start import copy_ends, start_from
-from u2net3d.models.universal import UniversalNet
 from u2net3d.prep.plan import domain_spec
 from u2net3d.spec import DomainSpec, domain_name
 from u2net3d.train.cleanup import helpful_cleanup
@@ -105,14 +104,14 @@ def _add_domain(
 
 
 def with_new_bank(
-    net: UniversalNet,
+    net: Network,
     spec: DomainSpec,
     specs: dict[str, DomainSpec],
     sources: Sequence[str],
     seed: int,
     *,
     ends: bool,
-) -> UniversalNet:
+) -> Network:
     """`net` with a bank for `spec` that alone can be trained, in the place of an older one.
 
     It starts from the mean of the banks named in `sources`. ends: also with their stem, where the

@@ -12,8 +12,8 @@ from u2net3d.infer.engine import torch_engine
 from u2net3d.infer.predict import Options
 from u2net3d.infer.window import padding, tile_starts
 from u2net3d.losses import LOSSES, supervised
-from u2net3d.models.banks import BankShape
-from u2net3d.models.universal import UniversalNet
+from u2net3d.models import network
+from u2net3d.models.network import BankShape, Network
 from u2net3d.ops.memory import keep_freed_memory
 from u2net3d.prep.check import cache_bytes, prepared_shapes
 from u2net3d.prep.fingerprint import Fingerprint
@@ -62,7 +62,7 @@ def estimate(
     """Measures one step and one patch of an untrained network; `every` holds all cases' facts."""
     keep_freed_memory()
     model, recipe = PRESETS[DEFAULT_PRESET], TrainSpec()
-    net = UniversalNet.of(model.model_copy(update={"stages": spec.plan.stages}))
+    net = network(model.model_copy(update={"stages": spec.plan.stages}))
     net.add_bank(spec.name, BankShape.of(spec))
     net.to(device)
     step_s = step_seconds(net, spec, recipe.loss, device)
@@ -88,7 +88,7 @@ def estimate(
     )
 
 
-def step_seconds(net: UniversalNet, spec: DomainSpec, loss: str, device: torch.device) -> float:
+def step_seconds(net: Network, spec: DomainSpec, loss: str, device: torch.device) -> float:
     """Seconds of one training step of a domain, on zeros; no weight is changed."""
     net.train()
     shape = (spec.plan.batch_size, len(spec.channels), *spec.plan.patch_size)
@@ -106,7 +106,7 @@ def step_seconds(net: UniversalNet, spec: DomainSpec, loss: str, device: torch.d
 
 
 @torch.inference_mode()
-def patch_seconds(net: UniversalNet, spec: DomainSpec, device: torch.device) -> float:
+def patch_seconds(net: Network, spec: DomainSpec, device: torch.device) -> float:
     """Seconds of one patch of a domain in prediction, on zeros."""
     net.eval()
     engine = torch_engine(net, spec.name, device)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from u2net3d.errors import DataError, DiskError, Stopped, TrainingError
 from u2net3d.losses import LOSSES, supervised
-from u2net3d.models.universal import UniversalNet
+from u2net3d.models.network import Network
 from u2net3d.ops.memory import keep_freed_memory
 from u2net3d.patches.loader import Batch, Prefetcher, round_robin
 from u2net3d.train import checkpoint, memory
@@ -42,7 +42,7 @@ CHECKPOINT_EVERY_S = 120.0
 _ENDLESS = 2**62  # steps of a run that ends by the clock
 
 
-def train(net: UniversalNet, run: Run, listener: Listener, *, resume: bool) -> Result:
+def train(net: Network, run: Run, listener: Listener, *, resume: bool) -> Result:
     """Trains what of `net` requires gradients; on return `net` holds the best state, in eval().
 
     Best is the step with the highest mean Dice over the domains; without validation cases the
@@ -84,7 +84,7 @@ def _go(state: _Loop) -> None:
 class _Loop:
     """The moving parts of a run."""
 
-    def __init__(self, net: UniversalNet, run: Run, listener: Listener) -> None:
+    def __init__(self, net: Network, run: Run, listener: Listener) -> None:
         self.net, self.run, self.listener = net, run, listener
         self.optimiser = optimiser_for(net, run.spec)
         self.guard = Guard(net, self.optimiser, tuple(each.spec.name for each in run.learners))
@@ -258,7 +258,7 @@ class _Loop:
 
 
 def _learn(
-    net: UniversalNet,
+    net: Network,
     optimiser: torch.optim.Optimizer,
     batch: Batch,
     run: Run,

@@ -15,8 +15,8 @@ import torch
 from u2net3d import files, store
 from u2net3d.errors import UsageError
 from u2net3d.io.dataset import Dataset, Split, source_hashes, split
-from u2net3d.models.banks import BankShape
-from u2net3d.models.universal import UniversalNet
+from u2net3d.models import network
+from u2net3d.models.network import BankShape, Network
 from u2net3d.patches.loader import DomainLoader
 from u2net3d.prep.cache import prepare_cases
 from u2net3d.prep.plan import domain_spec
@@ -98,7 +98,7 @@ def _train_model(
     data = {each.spec.name: data_sha256(each) for each in learners}
     cleaned: dict[str, list[str]] = {}
 
-    def keep(net: UniversalNet, result: Result) -> None:
+    def keep(net: Network, result: Result) -> None:
         cards = {
             each.spec.name: card(each, result, request.spec, cleaned.get(each.spec.name, ()))
             for each in learners
@@ -122,7 +122,7 @@ def _train_model(
     return result, store.read_manifest(request.model)
 
 
-def fresh_net(model: ModelSpec, specs: dict[str, DomainSpec], seed: int) -> UniversalNet:
+def fresh_net(model: ModelSpec, specs: dict[str, DomainSpec], seed: int) -> Network:
     """A network with He-initialised trunk and banks; the same seed gives the same weights.
 
     Raises UsageError for a domain whose patches are never halved under a preset that begins there.
@@ -133,7 +133,7 @@ def fresh_net(model: ModelSpec, specs: dict[str, DomainSpec], seed: int) -> Univ
             raise UsageError("--preset", what, "train with --preset paper")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = UniversalNet.of(model)
+        net = network(model)
         for name, spec in specs.items():
             net.add_bank(name, BankShape.of(spec))
     return net
@@ -201,9 +201,7 @@ def _contents(learner: Learner) -> list[dict[str, str]]:
     ]
 
 
-def begin(
-    run: Run, model: ModelSpec, request: Request, say: Say, net: UniversalNet, mark: Mark
-) -> None:
+def begin(run: Run, model: ModelSpec, request: Request, say: Say, net: Network, mark: Mark) -> None:
     """Clears what an overwritten run left, writes run.json, and says how long it will take.
 
     A resumed run keeps its first run.json: one that is about to be refused must not rewrite it.
@@ -254,7 +252,7 @@ def description(run: Run, model: ModelSpec, request: Request) -> dict[str, Any]:
     }
 
 
-def expected_seconds(net: UniversalNet, run: Run) -> float:
+def expected_seconds(net: Network, run: Run) -> float:
     """Seconds of a run's steps and validations, from a trial step and patch of each domain."""
     net.to(run.device)
     steps = [step_seconds(net, each.spec, run.spec.loss, run.device) for each in run.learners]
@@ -264,7 +262,7 @@ def expected_seconds(net: UniversalNet, run: Run) -> float:
     return sum(steps) / len(steps) * run.spec.steps + validation * validations
 
 
-def _validation_seconds(net: UniversalNet, each: Learner, device: torch.device) -> float:
+def _validation_seconds(net: Network, each: Learner, device: torch.device) -> float:
     """Of one validation: its cases are taken to be as large as those to learn from."""
     sizes = [tiles_of(case.label.shape, each.spec) for case in each.loader.cases]
     tiles = float(np.median(sizes)) * len(each.validation)

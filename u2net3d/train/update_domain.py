@@ -9,8 +9,7 @@ from pathlib import Path
 from u2net3d import store
 from u2net3d.errors import TrainingError, UsageError
 from u2net3d.io.dataset import Dataset, Split
-from u2net3d.models.banks import Bank
-from u2net3d.models.universal import UniversalNet
+from u2net3d.models.network import Bank, Network
 from u2net3d.prep.plan import domain_spec
 from u2net3d.spec import DomainSpec, ModelSpec
 from u2net3d.train.add_domain import (
@@ -86,7 +85,7 @@ def update_domain(
 
 
 def _update(
-    net: UniversalNet,
+    net: Network,
     before: _Before,
     update: Update,
     request: Request,
@@ -152,7 +151,7 @@ def _spec(update: Update, before: _Before, cases: Split, prepared: Prepared) -> 
 
 
 def _compare(
-    net: UniversalNet,
+    net: Network,
     before: _Before,
     each: Learner,
     result: Result,
@@ -176,7 +175,7 @@ def _compare(
     say(f"{name}: warning: the new bank is worse and was taken all the same")
 
 
-def _old_score(net: UniversalNet, before: _Before, each: Learner, run: Run) -> DomainScore | None:
+def _old_score(net: Network, before: _Before, each: Learner, run: Run) -> DomainScore | None:
     """How the bank in force does on the validation cases of the new one."""
     spec = before.specs[each.spec.name]
     if not each.validation or (spec.labels, spec.channels) != (

@@ -10,7 +10,7 @@ import torch
 from u2net3d.evaluate.metrics import dice
 from u2net3d.infer.predict import Options, segment
 from u2net3d.io.dataset import Case, Dataset, read_case
-from u2net3d.models.universal import UniversalNet
+from u2net3d.models.network import Network
 from u2net3d.spec import DomainSpec
 from u2net3d.volume import Array
 
@@ -59,7 +59,7 @@ class DomainScore:
 
 
 def judge(
-    net: UniversalNet,
+    net: Network,
     spec: DomainSpec,
     dataset: Dataset,
     cases: tuple[Case, ...],
@@ -75,7 +75,7 @@ def judge(
 
 
 def predicted(
-    net: UniversalNet, spec: DomainSpec, dataset: Dataset, case: Case, device: torch.device
+    net: Network, spec: DomainSpec, dataset: Dataset, case: Case, device: torch.device
 ) -> tuple[Array, Array, Array]:
     """Image (C, D, H, W), predicted label and reference label (D, H, W) of a labelled case."""
     loaded = read_case(dataset, case)
