@@ -164,7 +164,8 @@ class TrainSpec(Frozen):
     """How a network is trained; the defaults are the preset's.
 
     steps counts all domains together; time_s, where given, is the budget instead; balanced_share is
-    the first part of it, in which small labels weigh more than their size.
+    the first part of it, in which small labels weigh more than their size; elastic: every patch is
+    deformed as for U-Net.
     """
 
     steps: int = Field(default=STEPS_PER_DOMAIN, ge=1)
@@ -179,6 +180,7 @@ class TrainSpec(Frozen):
     validations: int = Field(default=10, ge=1)
     loss: str = "dice_ce"
     balanced_share: float = Field(default=0.5, ge=0, le=1)
+    elastic: bool = False
     seed: int = 0
     fold: int | Literal["all"] = 0
 

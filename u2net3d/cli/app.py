@@ -34,6 +34,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 Cache = Annotated[
     Path | None, typer.Option("--cache", help="Prepared cases; the user's cache by default.")
 ]
+Elastic = Annotated[bool, typer.Option("--elastic", help="Deform every patch, as for U-Net.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -69,6 +70,7 @@ def train(
     overwrite: Overwrite = False,
     seed: Seed = 0,
     cache: Cache = None,
+    elastic: Elastic = False,
 ) -> None:
     """Train a new model on one or more domains."""
     from u2net3d.cli import training
@@ -77,7 +79,7 @@ def train(
         domains.split(","),
         data,
         preset,
-        training.Options(model, steps, time, fold, device, resume, overwrite, seed, cache),
+        training.Options(model, steps, time, fold, device, resume, overwrite, seed, cache, elastic),
     )
 
 
@@ -100,11 +102,14 @@ def add_domain(
     overwrite: Overwrite = False,
     seed: Seed = 0,
     cache: Cache = None,
+    elastic: Elastic = False,
 ) -> None:
     """Teach a model one more domain; its trunk stays frozen."""
     from u2net3d.cli import training
 
-    options = training.Options(model, steps, time, fold, device, resume, overwrite, seed, cache)
+    options = training.Options(
+        model, steps, time, fold, device, resume, overwrite, seed, cache, elastic
+    )
     training.add_domain(name, data, cases, init, options)
 
 
@@ -125,11 +130,14 @@ def update_domain(
     overwrite: Overwrite = False,
     seed: Seed = 0,
     cache: Cache = None,
+    elastic: Elastic = False,
 ) -> None:
     """Train a domain further when cases arrive; the old bank is kept."""
     from u2net3d.cli import training
 
-    options = training.Options(model, steps, time, fold, device, resume, overwrite, seed, cache)
+    options = training.Options(
+        model, steps, time, fold, device, resume, overwrite, seed, cache, elastic
+    )
     training.update_domain(name, data, init, force, options)
 
 

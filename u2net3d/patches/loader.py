@@ -48,15 +48,19 @@ class DomainLoader:
         foreground_share: float,
         *,
         border: bool = False,
+        elastic: bool = False,
     ) -> None:
-        """border: batches bring border weights. Raises DataError without a case to learn from."""
+        """border: batches bring border weights; elastic: every patch is deformed as for U-Net.
+
+        Raises DataError where there is no case to learn from.
+        """
         if not cases:
             raise DataError(spec.name, "no case to learn from", "add labelled cases to imagesTr")
         self.spec = spec
         self.cases = tuple(cases)
         self.seed = seed
         self.foreground_share = foreground_share
-        self.border = border
+        self.border, self.elastic = border, elastic
 
     def batch(self, step: int) -> Batch:
         """The batch of the domain's own step number, from 0 on, in any order and any thread.
@@ -86,7 +90,8 @@ class DomainLoader:
         foreground = sample >= size - foreground_count(size, self.foreground_share)
         try:
             start = choose_patch(case, spec.plan.patch_size, rng, foreground)
-            image[...], label[...] = augmented_patch(case, start, spec, draw(rng, spec))
+            drawn = draw(rng, spec, elastic=self.elastic)
+            image[...], label[...] = augmented_patch(case, start, spec, drawn)
         except U2Net3dError:
             raise
         except Exception as error:

@@ -159,6 +159,7 @@ def loader_of(spec: DomainSpec, cases: Sequence[PreparedCase], training: TrainSp
         training.seed,
         training.foreground_share,
         border=training.loss in BORDERED,
+        elastic=training.elastic,
     )
 
 
