@@ -319,6 +319,26 @@ def domains(model: ModelFolder = MODEL, json: Json = False) -> None:
 
 
 @app.command()
+def models(
+    preset: Annotated[str | None, typer.Option("--preset", help="One network alone.")] = None,
+    patch: Annotated[str, typer.Option("--patch", help="Voxels: D,H,W.")] = "128,128,128",
+    channels: Annotated[int, typer.Option("--channels", min=1, help="Of the image.")] = 1,
+    classes: Annotated[
+        int, typer.Option("--classes", min=2, help="Labels, background included.")
+    ] = 2,
+    domain: Annotated[
+        str | None, typer.Option("--domain", help="A domain of --model in place of these three.")
+    ] = None,
+    model: ModelFolder = MODEL,
+    json: Json = False,
+) -> None:
+    """Say what each preset costs: weights, and multiply-adds for a patch."""
+    from u2net3d.cli import models as costs
+
+    costs.models(preset, patch, channels, classes, domain, model, json)
+
+
+@app.command()
 def verify(model: ModelFolder = MODEL) -> None:
     """Recompute every hash of a model; exit 1 on any difference."""
     from u2net3d.cli import reading
