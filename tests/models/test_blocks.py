@@ -94,7 +94,7 @@ def test_weights_begin_with_the_variance_of_he():
     assert dense.first.weight.std().item() == pytest.approx(math.sqrt(2 / (16 * 27)), rel=0.02)
     separable, shared = made(64, 64, block="separable")
     assert separable.first.weight.std().item() == pytest.approx(math.sqrt(2 / 27), rel=0.05)
-    assert shared[0].weight.std().item() == pytest.approx(math.sqrt(2 / 64), rel=0.05)
+    assert shared["first"].weight.std().item() == pytest.approx(math.sqrt(2 / 64), rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -142,24 +142,26 @@ class SeparableEntry(Block):
         return found
 
 
-def _no_matrix(_channels_in: int, _channels_out: int) -> nn.ModuleList:
-    return nn.ModuleList()
+def _no_matrix(_channels_in: int, _channels_out: int) -> nn.ModuleDict:
+    return nn.ModuleDict()
 
 
-def _one_matrix(_channels_in: int, channels_out: int) -> nn.ModuleList:
-    return nn.ModuleList([Pointwise(channels_out, channels_out)])
+def _one_matrix(_channels_in: int, channels_out: int) -> nn.ModuleDict:
+    return nn.ModuleDict({"unit": Pointwise(channels_out, channels_out)})
 
 
-def _two_matrices(channels_in: int, channels_out: int) -> nn.ModuleList:
-    return nn.ModuleList(
-        [Pointwise(channels_in, channels_out), Pointwise(channels_out, channels_out)]
-    )
+def _two_matrices(channels_in: int, channels_out: int) -> nn.ModuleDict:
+    first, second = Pointwise(channels_in, channels_out), Pointwise(channels_out, channels_out)
+    return nn.ModuleDict({"first": first, "second": second})
 
 
 class Kind(NamedTuple):
-    """The two halves of a block. shared(C_in, C_out): for the trunk; own(shape): for a bank."""
+    """The two halves of a block. shared(C_in, C_out): for the trunk; own(shape): for a bank.
 
-    shared: Callable[[int, int], nn.ModuleList]
+    A matrix of the one has the name of the unit of the other that it belongs to.
+    """
+
+    shared: Callable[[int, int], nn.ModuleDict]
     own: Callable[[BlockShape], Block]
 
 
@@ -278,9 +280,9 @@ def _require_padded(shape: BlockShape) -> None:
 
 
 def _pointwise(shared: nn.Module) -> list[Pointwise]:
-    assert isinstance(shared, nn.ModuleList)
+    assert isinstance(shared, nn.ModuleDict)
     found = []
-    for pointwise in shared:
+    for pointwise in shared.values():
         assert isinstance(pointwise, Pointwise)
         found.append(pointwise)
     return found
