@@ -25,6 +25,9 @@ _ATTRIBUTES = (
 RESERVED_NAMES = frozenset({*_WORDS, *_ATTRIBUTES})
 
 
+Level = int | Literal["mean"]  # a depth at which a network answers, from 1 on, or the mean of all
+
+
 class Frozen(BaseModel):
     """A value: never changed, compared by content, no unknown fields."""
 
