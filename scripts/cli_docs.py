@@ -109,6 +109,8 @@ Compares the files that have one name in both folders, whatever their suffix. `-
 names of the labels from `--model`. Definitions and both file formats: see
 [formats](formats.md#evaluation). `--cross-validated` takes a folder of folds as `--model` in the
 place of `--pred` and `--ref`: every validation case is predicted by the fold that never saw it.
+`--metrics` adds the errors of the ISBI 2012 challenge for objects that touch; where probabilities
+lie beside a prediction (`predict --probabilities`) each is the best over nine thresholds.
 """,
     "check": """\
 Looks at every data set of `--data`, or at those named, before any training: files that are missing,

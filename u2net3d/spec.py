@@ -159,6 +159,7 @@ PRESETS: dict[str, ModelSpec] = {
         preset="base", design=Design(first_stage=1, coarse_up=True, inner_norm=False)
     ),
     "paper": ModelSpec(),
+    "fcn8s": ModelSpec(preset="fcn8s", family="fcn", base_channels=8, options={"stride_out": 8}),
 }
 DEFAULT_PRESET = "base"
 

@@ -264,6 +264,10 @@ def evaluate(
     ] = 2.0,
     json: Annotated[Path | None, typer.Option("--json", help="Write JSON here.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write CSV here.")] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option("--metrics", help="Of objects besides: pixel, rand, warping, with commas."),
+    ] = None,
     cross_validated: Annotated[
         bool,
         typer.Option("--cross-validated", help="Each case by the fold that never saw it."),
@@ -273,11 +277,15 @@ def evaluate(
 ) -> None:
     """Compare labels with reference labels: Dice, IoU, HD95, NSD."""
     from u2net3d.cli import reading
+    from u2net3d.errors import UsageError
 
     if cross_validated:
+        if metrics is not None:
+            mend = "predict the cases, then give --pred and --ref"
+            raise UsageError("--metrics", "is not for --cross-validated", mend)
         reading.cross_validated(domain, data, model, device, tolerance_mm, json, csv)
         return
-    reading.evaluate(pred, ref, domain, model, tolerance_mm, json, csv)
+    reading.evaluate(pred, ref, domain, model, tolerance_mm, json, csv, metrics)
 
 
 @app.command()

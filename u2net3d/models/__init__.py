@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from u2net3d.models.fcn import Fcn
 from u2net3d.models.network import Bank, BankShape, Network
 from u2net3d.models.unet import UNet
 from u2net3d.models.unetpp import UNetPP
@@ -12,6 +13,7 @@ FAMILIES: dict[str, type[Network]] = {
     "universal": UniversalNet,
     "unet": UNet,
     "unetpp": UNetPP,
+    "fcn": Fcn,
 }
 
 
