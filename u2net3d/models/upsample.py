@@ -15,7 +15,6 @@ shift-and-stitch  the network itself, once for every shift of the image by less 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -60,9 +59,7 @@ def max_unpooling(x: Tensor, stride: Triple, where: Tensor, grid: Sequence[int])
 
     No interpolation: which of the finer voxels it was is known.
     """
-    fine = x.new_zeros(*x.shape[:2], math.prod(grid))
-    fine = fine.scatter(2, where.flatten(2), x.flatten(2))
-    return fine.view(*x.shape[:2], *grid)
+    return F.max_unpool3d(x, where, list(stride), list(stride), output_size=list(grid))
 
 
 def shift_and_stitch(network: Callable[[Tensor], Tensor], image: Tensor, stride: Triple) -> Tensor:
