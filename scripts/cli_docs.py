@@ -140,8 +140,8 @@ Counted while the network runs on shapes alone, so any patch takes a second and 
 convolution of one pass in prediction, padding included; norms, activations and pooling are not.
 `pointwise` is the share of the multiply-adds in 1×1×1 convolutions, `of dense` what the separable
 units take of what dense convolutions in their place would, counted, beside 1/N + 1/k of their N
-channels and kernels of k voxels. Without `--domain` voxels are cubes and strides follow the planning
-rules, which may enlarge the patch. `--json` prints `{preset: {"family", "channels", "classes",
+channels and kernels of k voxels. Without `--domain` voxels are cubes and strides follow the rules
+of planning, which may enlarge the patch. `--json` prints `{preset: {"family", "channels", "classes",
 "strides", "kernels", "stages", "patch", "trunk_weights", "bank_weights", "adapter_weights",
 "multiply_adds", "flops" (twice that), "multiply_adds_by_kind", "pointwise_share", "separable"}}`.
 """,
