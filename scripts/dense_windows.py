@@ -27,11 +27,8 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=2)
     given = parser.parse_args()
     torch.manual_seed(0)
-    features = (
-        nn.Sequential(  # without padding across windows: every cell sees its own voxels alone
-            nn.Conv3d(1, given.channels, POOLED, POOLED), nn.ReLU()
-        )
-    )
+    # without padding: every cell sees its own voxels alone, in a window as in the whole image
+    features = nn.Sequential(nn.Conv3d(1, given.channels, POOLED, POOLED), nn.ReLU())
     classifier = nn.Linear(given.channels * 4**3, given.classes)
     whole = as_convolution(classifier, FEATURES)
     image = torch.randn(1, 1, *(given.patch,) * 3)
