@@ -72,6 +72,19 @@ def test_every_output_of_the_transposed_convolution_is_its_weights():
     assert transposed(x, (2, 1, 1), weight).flatten().tolist() == [0, 0, 0, 1, 2, 3, 4, 0, 0, 0]
 
 
+@pytest.mark.parametrize("stride", STRIDES)
+def test_it_is_the_transposed_convolution_of_torch(stride):
+    torch.manual_seed(0)
+    kernel = [2 * s if s > 1 else 1 for s in stride]
+    x = torch.randn(2, 3, 4, 5, 3, dtype=torch.float64)
+    weight = torch.randn(3, 2, *kernel, dtype=torch.float64)
+    around = [int(s > 1) for s in reversed(stride) for _ in range(2)]
+    padding = [s // 2 + s if s > 1 else 0 for s in stride]
+    wide = F.pad(x, around, mode="replicate")
+    expected = F.conv_transpose3d(wide, weight, None, stride, padding)
+    assert torch.allclose(transposed(x, stride, weight), expected, atol=1e-12)
+
+
 @pytest.mark.parametrize("grid", [(4, 6, 8), (5, 7, 3)])
 def test_unpooling_undoes_pooling_where_the_maximum_was(grid):
     torch.manual_seed(0)
