@@ -39,6 +39,7 @@ ABSENT = {
     "tta": "no",
     "max_memory": "256 MB for sums",
     "preset": "every preset",
+    "level": "the deepest",
 }
 
 NOTES = {
@@ -86,6 +87,10 @@ folder every case is tried: those that fail are named, and the exit code is 3. `
 the reflections that keep the domain's labels true. `--no-cleanup` keeps every component of labels
 of which the domain's card (`largest_component`) says that the largest one alone is better. `--fast`
 is `--overlap 0.25 --no-tta`, `--best` is `--overlap 0.5 --tta`; what is typed beside them is kept.
+
+`--level` is for networks that answer at several depths (UNet++): a number from 1 on runs only what
+that level needs, `auto` takes the smallest one within 0.01 validation Dice of the deepest, as the
+domain's card has it, `mean` averages all of them. Networks without levels refuse it.
 
 Sums of tiles, and probabilities, that are larger than `--max-memory` leaves room for lie in a
 temporary file in `TMPDIR`, which has no name; labels are the same. The image itself, its label and

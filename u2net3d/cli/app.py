@@ -61,7 +61,9 @@ def train(
     domains: Annotated[str, typer.Option("--domains", help="Names, or name=PATH, with commas.")],
     data: Data = DATA,
     model: ModelFolder = MODEL,
-    preset: Annotated[str, typer.Option("--preset", help="The network: base or paper.")] = "base",
+    preset: Annotated[
+        str, typer.Option("--preset", help="The network; `u2net3d models` lists them.")
+    ] = "base",
     steps: Steps = None,
     time: Time = None,
     fold: Fold = "0",
@@ -230,6 +232,9 @@ def predict(
     cleanup: Annotated[
         bool, typer.Option("--cleanup/--no-cleanup", help="Remove strays where that helps.")
     ] = True,
+    level: Annotated[
+        str | None, typer.Option("--level", help="Of a UNet++: 1 (quickest) on, auto or mean.")
+    ] = None,
     overwrite: Annotated[
         bool | None, typer.Option("--overwrite/--skip", help="Replace, or keep, what is there.")
     ] = None,
@@ -249,7 +254,7 @@ def predict(
 
     wanted = (overwrite, statistics, preview, probabilities)
     asked = predicting.Asked(domain, model, device, engine, *wanted, max_memory=max_memory)
-    options = predicting.options_of(fast, best, overlap, tta, cleanup)
+    options = predicting.options_of(fast, best, overlap, tta, cleanup, level)
     predicting.predict(images, output, asked, options)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from u2net3d.spec import Design, DomainSpec
+from u2net3d.spec import Design, DomainSpec, Level
 from u2net3d.volume import Triple
 
 if TYPE_CHECKING:
@@ -50,10 +50,12 @@ def build(trunk: Weights, bank: Weights, design: Design, spec: DomainSpec) -> An
     return ov.Model([graph.head(x, entry, plan.patch_size)], [patch], "u2net3d")
 
 
-def traced(net: Network, domain: str, patch: NDArray[np.float32]) -> Any:
+def traced(
+    net: Network, domain: str, patch: NDArray[np.float32], level: Level | None = None
+) -> Any:
     """An `openvino.Model` of any other network in `eval()`, as OpenVINO follows it over a patch.
 
-    patch (1, C, D, H, W); torch is imported.
+    Of what the level needs alone. patch (1, C, D, H, W); torch is imported.
     """
     import openvino as ov
     import torch
@@ -64,8 +66,7 @@ def traced(net: Network, domain: str, patch: NDArray[np.float32]) -> Any:
             self.net = net
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = self.net(x, domain)[0]
-            return logits
+            return self.net.answer(x, domain, level)
 
     given = torch.from_numpy(patch)
     return ov.convert_model(Answer().eval(), example_input=given, input=list(given.shape))

@@ -34,7 +34,7 @@ class Record(Frozen):
     domain_sha256: str
     labels: tuple[str, ...]
     largest_component: tuple[str, ...]
-    options: dict[str, float | bool]
+    options: dict[str, float | bool | str]
     versions: dict[str, str]
     engine: str = "torch"
     device: str
@@ -65,6 +65,13 @@ def expected_record(
     """The record of a case before it is segmented; `finish` adds what is known after."""
     from u2net3d import __version__
 
+    said: dict[str, float | bool | str] = {
+        "overlap": options.overlap,
+        "tta": options.tta,
+        "cleanup": options.cleanup,
+    }
+    if options.level is not None:
+        said["level"] = str(options.level)
     return Record(
         input_sha256=input_sha256,
         trunk_id=origin.trunk_id,
@@ -72,7 +79,7 @@ def expected_record(
         domain_sha256=origin.domain_sha256,
         labels=spec.labels,
         largest_component=origin.largest_component if options.cleanup else (),
-        options={"overlap": options.overlap, "tta": options.tta, "cleanup": options.cleanup},
+        options=said,
         versions={"u2net3d": __version__, **_versions(engine)},
         engine=engine,
         device="",

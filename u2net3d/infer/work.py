@@ -92,7 +92,7 @@ def run_jobs(
     run = _Run(model, model.spec(domain), options, wishes or Wishes(), Watch())
     conveyor = Conveyor(run.read_ahead, run.begin, run.finish, lambda begun: begun.held.close())
     left, told, halts = list(jobs), set[Path](), list[bool]()
-    model.engine(domain)  # made here, not by the first of two threads that ask for it
+    model.engine(domain, options)  # made here, not by the first of two threads that ask for it
 
     def halted() -> bool:
         halts.append(stopped())
@@ -192,7 +192,8 @@ class _Run:
 
     def expected(self, content: Content) -> Record:
         """The record of a case as it would be made now."""
-        origin, engine = self.model.origin(self.spec.name), self.model.engine(self.spec.name)
+        origin = self.model.origin(self.spec.name)
+        engine = self.model.engine(self.spec.name, self.options)
         return expected_record(content.sha256, self.spec, origin, self.options, engine)
 
 

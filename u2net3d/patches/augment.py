@@ -60,14 +60,12 @@ def draw(rng: np.random.Generator, spec: DomainSpec, *, elastic: bool = False) -
 def augmented_patch(
     case: PreparedCase, start: Triple, spec: DomainSpec, augmentation: Augmentation
 ) -> tuple[Array, Array]:
-    """Image (C, *patch_size) float32 and label patch_size int16 (ignored voxels -1)."""
+    """Image (C, D, H, W) float32 and label (D, H, W) int16 (ignored -1), `Plan.seen` large."""
     plan = spec.plan
     if augmentation.spatial.is_identity:
-        image, label = read_patch(case, start, plan.patch_size)
+        image, label = read_patch(case, start, plan.seen)
     else:
-        image, label = resample_patch(
-            case, start, plan.patch_size, plan.spacing_mm, augmentation.spatial
-        )
+        image, label = resample_patch(case, start, plan.seen, plan.spacing_mm, augmentation.spatial)
     for channel, change in enumerate(augmentation.intensity):
         changed = change_channel(image[channel], change)
         scheme = plan.normalisation[channel]

@@ -26,6 +26,8 @@ from u2net3d.volume import Array
 class Batch:
     """image (B, C, D, H, W) float32 in channels_last_3d; label (B, D, H, W) int64, ignored -1.
 
+    Both with the plan's margins around the patch.
+
     cases: the names of those that the samples were cut from, each once. border: the weights
     (B, D, H, W) float32 of `border_weights`, for the losses that take them.
     """
@@ -68,9 +70,9 @@ class DomainLoader:
         Raises DataError naming the case where a patch cannot be read.
         """
         plan = self.spec.plan
-        shape = (plan.batch_size, len(self.spec.channels), *plan.patch_size)
+        shape = (plan.batch_size, len(self.spec.channels), *plan.seen)
         image = torch.empty(shape, memory_format=torch.channels_last_3d)
-        label = torch.empty((plan.batch_size, *plan.patch_size), dtype=torch.int64)
+        label = torch.empty((plan.batch_size, *plan.seen), dtype=torch.int64)
         cases = [self._case(step, sample) for sample in range(plan.batch_size)]
         for sample, case in enumerate(cases):
             self._fill(image[sample].numpy(), label[sample].numpy(), case, step, sample)
@@ -89,7 +91,8 @@ class DomainLoader:
         rng = generator(self.seed, spec.name, "patch", step, sample)
         foreground = sample >= size - foreground_count(size, self.foreground_share)
         try:
-            start = choose_patch(case, spec.plan.patch_size, rng, foreground)
+            d, h, w = choose_patch(case, spec.plan.patch_size, rng, foreground)
+            start = (d - spec.plan.margin[0], h - spec.plan.margin[1], w - spec.plan.margin[2])
             drawn = draw(rng, spec, elastic=self.elastic)
             image[...], label[...] = augmented_patch(case, start, spec, drawn)
         except U2Net3dError:

@@ -250,8 +250,7 @@ class _Loop:
 
     def _weights(self) -> dict[str, Tensor]:
         """What is being trained, by name; a frozen trunk and the other banks are left out."""
-        named = self.net.named_parameters()
-        return {name: weight.detach() for name, weight in named if weight.requires_grad}
+        return self.net.changing()
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self.began

@@ -20,15 +20,16 @@ from u2net3d.models import network
 from u2net3d.models.network import BankShape, Network
 from u2net3d.patches.loader import DomainLoader
 from u2net3d.prep.cache import PreparedCase, prepare_cases
-from u2net3d.prep.plan import domain_spec
 from u2net3d.spec import DomainSpec, ModelSpec, TrainSpec
 from u2net3d.train import checkpoint
 from u2net3d.train.cleanup import helpful_cleanup
 from u2net3d.train.estimate import patch_seconds, step_seconds, tiles_of
 from u2net3d.train.interrupt import held_back
+from u2net3d.train.levels import levels_of
 from u2net3d.train.loop import train
 from u2net3d.train.memory import expected_gib
 from u2net3d.train.pictures import draw_cases
+from u2net3d.train.planned import planned
 from u2net3d.train.roles import Learner, Listener, Result, Run
 from u2net3d.train.running import Mark, running
 
@@ -82,11 +83,11 @@ def _train_model(
 ) -> tuple[Result, store.Manifest]:
     splits = {dataset.domain: split(dataset, request.spec.fold) for dataset in datasets}
     specs = {
-        dataset.domain: domain_spec(
+        dataset.domain: planned(
             dataset,
             splits[dataset.domain].training,
-            model.stages,
-            progress=counted(dataset, prepared, "measured"),
+            model,
+            counted(dataset, prepared, "measured"),
         )
         for dataset in datasets
     }
@@ -97,11 +98,11 @@ def _train_model(
         for dataset in datasets
     )
     data = {each.spec.name: data_sha256(each) for each in learners}
-    cleaned: dict[str, list[str]] = {}
+    decided: dict[str, dict[str, Any]] = {}  # what is decided at the end, for the cards
 
     def keep(net: Network, result: Result) -> None:
         cards = {
-            each.spec.name: card(each, result, request.spec, cleaned.get(each.spec.name, ()))
+            each.spec.name: card(each, result, request.spec) | decided.get(each.spec.name, {})
             for each in learners
         }
         store.save_model(request.model, net, model, specs, cards, data)
@@ -116,7 +117,7 @@ def _train_model(
     )
     begin(run, model, request, say, net, mark)
     result = train(net, run, listener, resume=request.resume)
-    cleaned |= {each.spec.name: helpful_cleanup(net, each, run.device) for each in learners}
+    decided |= {each.spec.name: of_the_end(net, each, run.device) for each in learners}
     with held_back():  # a model is several files
         keep(net, result)  # the card of the end: steps and seconds of the whole run
     draw_cases(net, run, result)
@@ -282,13 +283,8 @@ def _validation_seconds(net: Network, each: Learner, device: torch.device) -> fl
     return patch_seconds(net, each.spec, device) * tiles if tiles else 0.0
 
 
-def card(
-    learner: Learner, result: Result, spec: TrainSpec, largest_component: Sequence[str]
-) -> dict[str, Any]:
-    """How a bank was trained and how well it did, as stored in its file.
-
-    largest_component: the labels of which `predict` keeps the largest component alone.
-    """
+def card(learner: Learner, result: Result, spec: TrainSpec) -> dict[str, Any]:
+    """How a bank was trained and how well it did, as stored in its file."""
     score = result.scores.get(learner.spec.name)
     return {
         "training_cases": len(learner.loader.cases),
@@ -299,8 +295,19 @@ def card(
         "best_step": result.step,
         "seconds": round(result.seconds),
         "validation_dice": score.per_label() if score else {},
-        "largest_component": list(largest_component),
+        "largest_component": [],
     }
+
+
+def of_the_end(net: Network, learner: Learner, device: torch.device) -> dict[str, Any]:
+    """What a card says besides when training is over, by the whole validation volumes.
+
+    largest_component: the labels of which `predict` keeps the largest component alone; levels: of a
+    network that answers at several depths.
+    """
+    said: dict[str, Any] = {"largest_component": helpful_cleanup(net, learner, device)}
+    levels = levels_of(net, learner, device)
+    return said if levels is None else said | {"levels": levels.model_dump(mode="json")}
 
 
 def counted(dataset: Dataset, prepared: Prepared, what: str) -> Counted:

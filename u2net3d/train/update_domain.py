@@ -10,7 +10,6 @@ from u2net3d import store
 from u2net3d.errors import TrainingError, UsageError
 from u2net3d.io.dataset import Dataset, Split
 from u2net3d.models.network import Bank, Network
-from u2net3d.prep.plan import domain_spec
 from u2net3d.spec import DomainSpec, ModelSpec
 from u2net3d.train.add_domain import (
     file_hashes,
@@ -19,10 +18,10 @@ from u2net3d.train.add_domain import (
     sources_of,
     with_new_bank,
 )
-from u2net3d.train.cleanup import helpful_cleanup
 from u2net3d.train.interrupt import held_back
 from u2net3d.train.loop import train
 from u2net3d.train.pictures import draw_cases
+from u2net3d.train.planned import planned
 from u2net3d.train.roles import Learner, Listener, Result, Run
 from u2net3d.train.run import (
     Prepared,
@@ -34,6 +33,7 @@ from u2net3d.train.run import (
     data_sha256,
     identity,
     learner,
+    of_the_end,
     require_free,
 )
 from u2net3d.train.running import Mark, running
@@ -119,7 +119,7 @@ def _update(
     begin(run, before.model, request, say, net, mark)
     result = train(net, run, listener, resume=request.resume)
     _compare(net, before, each, result, update.force, run, say)
-    made = card(each, result, request.spec, helpful_cleanup(net, each, run.device))
+    made = card(each, result, request.spec) | of_the_end(net, each, run.device)
     require_unchanged(others)
     with held_back():  # a file, and its entry in the manifest
         manifest = store.save_domain(request.model, net, spec, made, data_sha256(each))
@@ -133,11 +133,8 @@ def _spec(update: Update, before: _Before, cases: Split, prepared: Prepared) -> 
     """The domain's own specification where it is trained on, a new one where it begins anew."""
     dataset, old = update.dataset, before.specs[update.dataset.domain]
     if update.init is not None:
-        return domain_spec(
-            dataset,
-            cases.training,
-            before.model.stages,
-            progress=counted(dataset, prepared, "measured"),
+        return planned(
+            dataset, cases.training, before.model, counted(dataset, prepared, "measured")
         )
     for what, there, given in (
         ("labels", old.labels, dataset.labels),
