@@ -147,8 +147,8 @@ convolution of one pass in prediction, padding included; norms, activations and 
 units take of what dense convolutions in their place would, counted, beside 1/N + 1/k of their N
 channels and kernels of k voxels. Without `--domain` voxels are cubes and strides follow the rules
 of planning, which may enlarge the patch. `--json` prints `{preset: {"family", "base_channels",
-"channels", "classes", "strides", "kernels", "stages", "patch", "trunk_weights", "bank_weights",
-"adapter_weights", "multiply_adds", "flops" (twice that), "multiply_adds_by_kind",
+"channels", "classes", "strides", "kernels", "stages", "patch", "seen" (by a network without padding
+more), "trunk_weights", "bank_weights", "adapter_weights", "multiply_adds", "flops" (twice that), "multiply_adds_by_kind",
 "pointwise_share", "separable"}}`.
 """,
     "verify": """\

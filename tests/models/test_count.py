@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from u2net3d.models import network
+from u2net3d.models import FAMILIES, network
 from u2net3d.models.count import convolutions, cost, separable_share
 from u2net3d.models.network import BankShape
-from u2net3d.spec import PRESETS, ModelSpec
+from u2net3d.spec import PRESETS, ModelSpec, Plan, ZScoreNormalisation
 
 FULL, HALF, FLAT = (1, 1, 1), (2, 2, 2), (1, 2, 2)
 CUBE, SLICE = (3, 3, 3), (1, 3, 3)
@@ -42,12 +42,17 @@ def test_a_small_net_by_hand():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_counted_as_torch_counts_it(preset):
-    model = PRESETS[preset].model_copy(update={"stages": 4})
-    found = cost(model, SHAPE, (16, 32, 32))
+    model = PRESETS[preset].model_copy(update={"stages": 4, "base_channels": 4})
+    plan = Plan(
+        spacing_mm=(1, 1, 1), normalisation=(ZScoreNormalisation(),) * 2, patch_size=(8, 16, 16),
+        batch_size=1, strides=SHAPE.strides, kernels=SHAPE.kernels,
+    )  # fmt: skip
+    plan = plan.model_copy(update={"margin": FAMILIES[model.family].margin(model, plan)})
+    found = cost(model, SHAPE, plan.seen)
     net = network(model)
     bank = net.add_bank("domain", SHAPE)
     with torch.no_grad(), FlopCounterMode(display=False) as counted:
-        net.double().eval()(torch.zeros(1, 2, 16, 32, 32, dtype=torch.float64), "domain")
+        net.double().eval()(torch.zeros(1, 2, *plan.seen, dtype=torch.float64), "domain")
     assert counted.get_total_flops() == 2 * found.multiply_adds
     assert found.bank_weights == sum(weight.numel() for weight in bank.parameters())
     assert found.trunk_weights == sum(weight.numel() for weight in net.trunk.parameters())

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from u2net3d import store
 from u2net3d.errors import UsageError
-from u2net3d.spec import PRESETS, domain_name
+from u2net3d.spec import PRESETS, Plan, ZScoreNormalisation, domain_name
 from u2net3d.volume import Triple
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ def models(
     size = _triple(patch)
     rows = {}
     for name in [preset] if preset else PRESETS:
-        shape, whole = _shape(name, size, channels, classes, domain, model)
-        rows[name] = _row(name, shape, whole)
+        rows[name] = _row(name, *_asked(name, size, channels, classes, domain, model))
     if json:
         print(json_format.dumps(rows, indent=2))  # noqa: T201
         return
@@ -57,37 +56,47 @@ def _triple(text: str) -> Triple:
     return d, h, w
 
 
-def _shape(
+def _asked(
     preset: str, patch: Triple, channels: int, classes: int, domain: str | None, model: Path
-) -> tuple[BankShape, Triple]:
-    """The bank that a domain of the model, or one of cubic voxels, has under a preset; its patch.
+) -> tuple[BankShape, Plan]:
+    """The bank and the plan that a domain of a model, or one of cubic voxels, has under a preset.
 
     A patch grows to what the strides divide.
     """
+    from u2net3d.models import FAMILIES
     from u2net3d.models.network import BankShape
     from u2net3d.prep.plan import topology
 
-    stages = PRESETS[preset].stages
+    spec = PRESETS[preset]
     if domain is None:
-        found = topology(ISOTROPIC_MM, patch, stages)
-        shape = BankShape(
-            channels=channels, classes=classes, strides=found.strides, kernels=found.kernels
+        found = topology(ISOTROPIC_MM, patch, spec.stages)
+        plan = Plan(
+            spacing_mm=ISOTROPIC_MM,
+            normalisation=(ZScoreNormalisation(),) * channels,
+            patch_size=found.patch,
+            batch_size=1,
+            strides=found.strides,
+            kernels=found.kernels,
         )
-        return shape, found.patch
-    name = domain_name(domain)
-    part = store.models_in(model)[0]  # the folds of a model have the same domains
-    record = store.require_domain(store.read_domains(part), name, model)
-    spec = record.said.domain
-    shape = BankShape.of(spec)
-    kept = {"strides": shape.strides[:stages], "kernels": shape.kernels[:stages]}
-    return shape.model_copy(update=kept), spec.plan.patch_size
+    else:
+        name = domain_name(domain)
+        part = store.models_in(model)[0]  # the folds of a model have the same domains
+        said = store.require_domain(store.read_domains(part), name, model).said.domain
+        channels, classes, plan = len(said.channels), len(said.labels), said.plan
+        kept = {"strides": plan.strides[: spec.stages], "kernels": plan.kernels[: spec.stages]}
+        plan = plan.model_copy(update=kept)
+    margin = FAMILIES[spec.family].margin(spec, plan)
+    shape = BankShape(
+        channels=channels, classes=classes, strides=plan.strides, kernels=plan.kernels
+    )
+    return shape, plan.model_copy(update={"margin": margin})
 
 
-def _row(preset: str, shape: BankShape, patch: Triple) -> dict[str, Any]:
+def _row(preset: str, shape: BankShape, plan: Plan) -> dict[str, Any]:
     from u2net3d.models.count import cost
 
     try:
-        found = cost(PRESETS[preset], shape, patch)
+        found = cost(PRESETS[preset], shape, plan.seen)
     except ValueError as error:
         raise UsageError("--patch", f"{preset}: {error}", "choose a larger patch") from error
     return {
@@ -95,7 +104,8 @@ def _row(preset: str, shape: BankShape, patch: Triple) -> dict[str, Any]:
         "base_channels": PRESETS[preset].base_channels,
         **shape.model_dump(mode="json"),
         "stages": shape.stages,
-        "patch": list(patch),
+        "patch": list(plan.patch_size),
+        "seen": list(plan.seen),
         "trunk_weights": found.trunk_weights,
         "bank_weights": found.bank_weights,
         "adapter_weights": found.adapters,
