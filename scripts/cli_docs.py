@@ -148,8 +148,8 @@ units take of what dense convolutions in their place would, counted, beside 1/N 
 channels and kernels of k voxels. Without `--domain` voxels are cubes and strides follow the rules
 of planning, which may enlarge the patch. `--json` prints `{preset: {"family", "base_channels",
 "channels", "classes", "strides", "kernels", "stages", "patch", "seen" (by a network without padding
-more), "trunk_weights", "bank_weights", "adapter_weights", "multiply_adds", "flops" (twice that), "multiply_adds_by_kind",
-"pointwise_share", "separable"}}`.
+more), "trunk_weights", "bank_weights", "adapter_weights", "multiply_adds", "flops" (twice that),
+"multiply_adds_by_kind", "pointwise_share", "separable"}}`.
 """,
     "verify": """\
 Also checks the ledger and the kept versions, and says which domain files were put in by hand.
