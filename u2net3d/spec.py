@@ -188,7 +188,7 @@ PRESETS: dict[str, ModelSpec] = {
         preset="base", design=Design(first_stage=1, coarse_up=True, inner_norm=False)
     ),
     "paper": ModelSpec(),
-    "fcn8s": ModelSpec(preset="fcn8s", family="fcn", base_channels=8, options={"stride_out": 8}),
+    "fcn8s": ModelSpec(preset="fcn8s", family="fcn", options={"stride_out": 8}),
     "unet": ModelSpec(preset="unet", family="unet", stages=4, options={"slope": 0.0}),
     "unet-paper": ModelSpec(
         preset="unet-paper",
