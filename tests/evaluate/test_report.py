@@ -215,13 +215,15 @@ def test_errors_of_objects_stand_beside_the_scores_where_they_are_asked_for(tmp_
 
 def test_probabilities_beside_a_prediction_are_thresholded(tmp_path):
     pred, ref = tmp_path / "pred", tmp_path / "ref"
-    save(ref, "a.nii.gz", [1, 1, 0, 1, 1])
-    save(pred, "a.nii.gz", [1, 1, 1, 1, 1])
-    front = np.array([0.9, 0.9, 0.5, 0.9, 0.9], np.float32).reshape(-1, 1, 1)
+    front = np.tile(np.array([0.9, 0.9, 0.5, 0.9, 0.9], np.float32)[:, None, None], (1, 2, 3))
+    for folder, least in ((ref, 0.6), (pred, 0.4)):
+        folder.mkdir()
+        label = (front > least).astype(np.uint8)
+        nib.save(nib.Nifti1Image(label, SPACING), folder / "a.nii.gz")
     shares = np.stack([1 - front, front], -1)
     nib.save(nib.Nifti1Image(shares, SPACING), pred / "a.probabilities.nii.gz")
     report = evaluate((pred, ref), labels=LABELS[:2], metrics=METRICS)
     assert set(report.mean().errors.values()) == {0}
     nib.save(nib.Nifti1Image(shares[:3], SPACING), pred / "a.probabilities.nii.gz")
     (failure,) = evaluate((pred, ref), labels=LABELS[:2], metrics=METRICS).failures
-    assert "a.probabilities.nii.gz" in failure.why
+    assert failure.why.startswith("--pred a.probabilities.nii.gz: ")

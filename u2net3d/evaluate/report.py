@@ -203,7 +203,8 @@ def evaluate_folder(
 
 def _without_folders(text: str, prediction: Path, reference: Path) -> str:
     """A message that may be stored: folders can name people."""
-    for path, option in ((prediction, "--pred"), (reference, "--ref")):
+    beside = _beside(prediction)
+    for path, option in ((beside, "--pred"), (prediction, "--pred"), (reference, "--ref")):
         text = text.replace(str(path), f"{option} {path.name}")
     return text
 
@@ -236,9 +237,9 @@ def _score_case(
 
 def _probabilities(path: Path, label: Volume, source: Source, classes: int) -> Array | None:
     """The probabilities (classes, D, H, W) that `predict --probabilities` wrote beside a label."""
-    from u2net3d.io import read_image, require_same_grid, stem
+    from u2net3d.io import read_image, require_same_grid
 
-    beside = path.with_name(f"{stem(path)}{PROBABILITIES}")
+    beside = _beside(path)
     if not beside.is_file():
         return None
     shares, its_source = read_image([beside])
@@ -247,6 +248,13 @@ def _probabilities(path: Path, label: Volume, source: Source, classes: int) -> A
         what = f"holds {len(shares.array)} classes, the labels go to {classes - 1}"
         raise DataError(beside, what, "predict label and probabilities together")
     return shares.array
+
+
+def _beside(path: Path) -> Path:
+    """Where the probabilities of a predicted label would lie."""
+    from u2net3d.io import stem
+
+    return path.with_name(f"{stem(path)}{PROBABILITIES}")
 
 
 def _by_name(folder: Path, option: str) -> dict[str, Path]:
