@@ -69,7 +69,7 @@ def _is_one(there: Mask, counted: Mask, joined: NDArray[np.float32]) -> Mask:
     some = wanted.any(1)
     reached[np.arange(len(there)), wanted.argmax(1)] = some
     while True:
-        further = (reached.astype(np.float32) @ joined > 0) & there
+        further: Mask = np.greater(reached.astype(np.float32) @ joined, 0) & there
         if np.array_equal(further, reached):
             break
         reached = further
@@ -81,5 +81,5 @@ def _joined(steps: list[tuple[int, ...]], most: int) -> NDArray[np.float32]:
     """(n, n): 1 where two places are neighbours whose steps differ in `most` axes, or the same."""
     places = np.array(steps)
     apart = np.abs(places[:, None] - places)
-    near = (apart.max(2) <= 1) & (apart.sum(2) <= most)
+    near: Mask = (apart.max(2) <= 1) & (apart.sum(2) <= most)
     return near.astype(np.float32)

@@ -119,7 +119,7 @@ def as_convolution(classifier: nn.Linear, window: Triple) -> nn.Conv3d:
     channels = classifier.in_features // math.prod(window)
     has_bias = classifier.bias is not None
     found = nn.Conv3d(channels, classifier.out_features, window, bias=has_bias)
-    found.weight = nn.Parameter(classifier.weight.detach().unflatten(1, (channels, *window)))
+    found.weight = nn.Parameter(classifier.weight.detach().view(-1, channels, *window))
     if has_bias:
         found.bias = nn.Parameter(classifier.bias.detach())
     return found
