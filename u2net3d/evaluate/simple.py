@@ -69,11 +69,12 @@ def _is_one(there: Mask, counted: Mask, joined: NDArray[np.float32]) -> Mask:
     some = wanted.any(1)
     reached[np.arange(len(there)), wanted.argmax(1)] = some
     while True:
-        further: Mask = np.greater(reached.astype(np.float32) @ joined, 0) & there
+        further = (reached.astype(np.float32) @ joined > 0) & there
         if np.array_equal(further, reached):
             break
         reached = further
-    found: Mask = some & ~(wanted & ~reached).any(1)
+    lost: Mask = np.any(wanted & ~reached, axis=1)
+    found: Mask = some & ~lost
     return found
 
 

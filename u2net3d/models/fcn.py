@@ -132,4 +132,4 @@ def _width(model: ModelSpec, stages: int) -> list[int]:
 def _cropped(x: Tensor, grid: Triple) -> Tensor:
     """What a pooling that took an odd rest left over goes."""
     d, h, w = grid
-    return x[:, :, :d, :h, :w] if x.shape[2:] != grid else x
+    return x[:, :, :d, :h, :w]
