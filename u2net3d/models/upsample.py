@@ -42,7 +42,7 @@ def transposed(x: Tensor, stride: Triple, weight: Tensor) -> Tensor:
     voxels are repeated once, so that no part of the kernel falls on nothing.
     """
     # Every fine voxel sees two coarse ones an axis: a dense convolution of 2x2x2 that gives a block
-    # of voxels for each place between them. torch's own transposed convolution is far slower.
+    # of voxels for each place between them. torch's own transposed convolution took longer.
     strided = [s > 1 for s in stride]
     around = [n for many in reversed(strided) for n in (int(many), int(many))]
     wide = F.pad(x, around, mode="replicate") if any(strided) else x
