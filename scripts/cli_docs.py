@@ -38,6 +38,8 @@ ABSENT = {
     "overlap": f"{Options().overlap}",
     "tta": "no",
     "max_memory": "256 MB for sums",
+    "preset": "every preset",
+    "level": "the deepest",
 }
 
 NOTES = {
@@ -56,7 +58,8 @@ of the best. `--fold 0-4` or `--fold 0,2` trains a whole model per fold, see
 `--resume` goes on from the last checkpoint and wants the same data, domains, seed, fold and budget.
 The whole folder of `--model` is described in [formats](formats.md#model-folder). Whole validation
 cases are
-segmented {TrainSpec().validations} times in a run.
+segmented {TrainSpec().validations} times in a run. `--elastic` deforms every patch as published for
+U-Net, see [design](design.md#elastic-deformation).
 """,
     "add-domain": """\
 `--cases` counts patients. `--init mean` starts from the mean of the model's banks, with fresh stem
@@ -85,6 +88,10 @@ the reflections that keep the domain's labels true. `--no-cleanup` keeps every c
 of which the domain's card (`largest_component`) says that the largest one alone is better. `--fast`
 is `--overlap 0.25 --no-tta`, `--best` is `--overlap 0.5 --tta`; what is typed beside them is kept.
 
+`--level` is for networks that answer at several depths (UNet++): a number from 1 on runs only what
+that level needs, `auto` takes the smallest one within 0.01 validation Dice of the deepest, as the
+domain's card has it, `mean` averages all of them. Networks without levels refuse it.
+
 Sums of tiles, and probabilities, that are larger than `--max-memory` leaves room for lie in a
 temporary file in `TMPDIR`, which has no name; labels are the same. The image itself, its label and
 the network must fit into memory.
@@ -107,6 +114,8 @@ Compares the files that have one name in both folders, whatever their suffix. `-
 names of the labels from `--model`. Definitions and both file formats: see
 [formats](formats.md#evaluation). `--cross-validated` takes a folder of folds as `--model` in the
 place of `--pred` and `--ref`: every validation case is predicted by the fold that never saw it.
+`--metrics` adds the errors of the ISBI 2012 challenge for objects that touch; where probabilities
+lie beside a prediction (`predict --probabilities`) each is the best over nine thresholds.
 """,
     "check": """\
 Looks at every data set of `--data`, or at those named, before any training: files that are missing,
@@ -130,6 +139,17 @@ folder.
 """,
     "domains": """\
 `weights` are those of the whole bank, `adapters` those without stem and heads.
+""",
+    "models": """\
+Counted while the network runs on shapes alone, so any patch takes a second and no memory: every
+convolution of one pass in prediction, padding included; norms, activations and pooling are not.
+`pointwise` is the share of the multiply-adds in 1×1×1 convolutions, `of dense` what the separable
+units take of what dense convolutions in their place would, counted, beside 1/N + 1/k of their N
+channels and kernels of k voxels. Without `--domain` voxels are cubes and strides follow the rules
+of planning, which may enlarge the patch. `--json` prints `{preset: {"family", "base_channels",
+"channels", "classes", "strides", "kernels", "stages", "patch", "seen" (by a network without padding
+more), "trunk_weights", "bank_weights", "adapter_weights", "multiply_adds", "flops" (twice that),
+"multiply_adds_by_kind", "pointwise_share", "separable"}}`.
 """,
     "verify": """\
 Also checks the ledger and the kept versions, and says which domain files were put in by hand.

@@ -125,3 +125,15 @@ def test_a_plan_knows_its_stages():
 def test_a_domain_needs_an_image_and_something_to_find(change):
     with pytest.raises(ValidationError, match="at least"):
         DomainSpec.model_validate(DOMAIN.model_dump() | change)
+
+
+def test_no_margin_is_not_said_so_that_older_hashes_hold():
+    plan = Plan(
+        spacing_mm=(1, 1, 1), normalisation=(), patch_size=(8, 8, 8), batch_size=1,
+        strides=((1, 1, 1), (2, 2, 2)), kernels=((3, 3, 3),) * 2,
+    )  # fmt: skip
+    assert "margin" not in plan.model_dump()
+    wide = plan.model_copy(update={"margin": (1, 0, 2)})
+    assert Plan.model_validate_json(wide.model_dump_json()) == wide
+    assert Plan.model_validate(plan.model_dump()) == plan
+    assert (plan.seen, wide.seen) == ((8, 8, 8), (10, 8, 12))

@@ -6,9 +6,10 @@ Frozen pydantic models; JSON in and out; unknown fields are errors.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 from u2net3d.errors import UsageError
 from u2net3d.volume import Triple, TripleF
@@ -23,6 +24,9 @@ _ATTRIBUTES = (
     *("pop", "to", "train", "training", "type", "update", "values", "xpu"),
 )
 RESERVED_NAMES = frozenset({*_WORDS, *_ATTRIBUTES})
+
+
+Level = int | Literal["mean"]  # a depth at which a network answers, from 1 on, or the mean of all
 
 
 class Frozen(BaseModel):
@@ -58,7 +62,8 @@ class Plan(Frozen):
     """How a domain's volumes are prepared and cut, and which part of the trunk they run through.
 
     Every triple is (D, H, W). strides[0] is (1, 1, 1); strides[i] leads into stage i;
-    kernels[i] is the depthwise kernel of stage i, 1 or 3 per axis.
+    kernels[i] is the depthwise kernel of stage i, 1 or 3 per axis. margin: voxels on each side of a
+    patch that the network sees besides, where it answers for the middle of what it sees alone.
     """
 
     spacing_mm: TripleF
@@ -67,6 +72,7 @@ class Plan(Frozen):
     batch_size: int = Field(ge=1)
     strides: tuple[Triple, ...] = Field(min_length=2)
     kernels: tuple[Triple, ...] = Field(min_length=2)
+    margin: Triple = (0, 0, 0)
 
     @model_validator(mode="after")
     def _consistent(self) -> Plan:
@@ -78,7 +84,21 @@ class Plan(Frozen):
             raise ValueError("depthwise kernels are 1 or 3 per axis")
         if not {n for stride in self.strides for n in stride} <= {1, 2}:
             raise ValueError("strides are 1 or 2 per axis")
+        if min(self.margin) < 0:
+            raise ValueError("a margin is 0 or more voxels")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_no_margin(self, said: Callable[[Plan], dict[str, Any]]) -> dict[str, Any]:
+        """No margin is not said: the hashes of what was written without one stay what they are."""
+        found = said(self)
+        return found if any(self.margin) else {k: v for k, v in found.items() if k != "margin"}
+
+    @property
+    def seen(self) -> Triple:
+        """Size of what the network sees at once: a patch with its margins."""
+        d, h, w = (size + 2 * n for size, n in zip(self.patch_size, self.margin, strict=True))
+        return d, h, w
 
     @property
     def stages(self) -> int:
@@ -137,13 +157,30 @@ class Design(Frozen):
     inner_norm: bool = True
 
 
+class Budget(Frozen):
+    """What a plan may spend on one training step, whatever the machine.
+
+    voxels: of all samples of a batch together; least_batch and most_batch: how many samples.
+    """
+
+    voxels: int = Field(default=500_000, ge=1)
+    least_batch: int = Field(default=2, ge=1)
+    most_batch: int = Field(default=16, ge=1)
+
+
 class ModelSpec(Frozen):
-    """The trunk: how wide, how deep, and how it is put together."""
+    """How wide, how deep, and how a network is put together, and what its plans may spend.
+
+    design: of the family `universal`; options: of the other families, each knows its own.
+    """
 
     preset: str = "paper"
+    family: str = "universal"
     base_channels: int = Field(default=16, ge=1)
     stages: int = Field(default=6, ge=2)
     design: Design = Design()
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    budget: Budget = Budget()
 
 
 PRESETS: dict[str, ModelSpec] = {
@@ -151,6 +188,20 @@ PRESETS: dict[str, ModelSpec] = {
         preset="base", design=Design(first_stage=1, coarse_up=True, inner_norm=False)
     ),
     "paper": ModelSpec(),
+    "fcn8s": ModelSpec(preset="fcn8s", family="fcn", options={"stride_out": 8}),
+    "unet": ModelSpec(preset="unet", family="unet", stages=4, options={"slope": 0.0}),
+    "unet-paper": ModelSpec(
+        preset="unet-paper",
+        family="unet",
+        base_channels=64,
+        stages=4,
+        options={"norm": "none", "slope": 0.0, "padded": False},
+        budget=Budget(voxels=44 * 44 * 28, least_batch=1, most_batch=1),  # Çiçek's answer
+    ),
+    "unetpp": ModelSpec(preset="unetpp", family="unetpp", base_channels=8, stages=5),
+    "unetpp-separable": ModelSpec(
+        preset="unetpp-separable", family="unetpp", stages=5, options={"block": "separable"}
+    ),
 }
 DEFAULT_PRESET = "base"
 
@@ -159,7 +210,8 @@ class TrainSpec(Frozen):
     """How a network is trained; the defaults are the preset's.
 
     steps counts all domains together; time_s, where given, is the budget instead; balanced_share is
-    the first part of it, in which small labels weigh more than their size.
+    the first part of it, in which small labels weigh more than their size; elastic: every patch is
+    deformed as for U-Net.
     """
 
     steps: int = Field(default=STEPS_PER_DOMAIN, ge=1)
@@ -174,8 +226,16 @@ class TrainSpec(Frozen):
     validations: int = Field(default=10, ge=1)
     loss: str = "dice_ce"
     balanced_share: float = Field(default=0.5, ge=0, le=1)
+    elastic: bool = False
     seed: int = 0
     fold: int | Literal["all"] = 0
+
+
+# What a preset is trained by where its source says so; by the defaults above where it has no line.
+RECIPES: dict[str, TrainSpec] = {
+    # Ronneberger et al. 2015, section 3: SGD with momentum 0.99, one large tile a step
+    "unet-paper": TrainSpec(optimiser="sgd", weight_decay=0),
+}
 
 
 def domain_name(text: str) -> str:

@@ -16,13 +16,16 @@ from u2net3d.infer import openvino_engine
 from u2net3d.infer.engine import middle_tile, torch_engine
 from u2net3d.infer.engines import Engines, choose_engine, difference, drawn_patch
 from u2net3d.infer.predict import device_name, load
-from u2net3d.models.banks import BankShape
+from u2net3d.models import FAMILIES
+from u2net3d.models import network as a_network
+from u2net3d.models.network import BankShape
 from u2net3d.models.universal import UniversalNet
-from u2net3d.spec import PRESETS, DomainSpec, Plan, ZScoreNormalisation
+from u2net3d.spec import PRESETS, DomainSpec, ModelSpec, Plan, ZScoreNormalisation
 
 needs_openvino = pytest.mark.skipif(
     openvino_engine.installed() is None, reason="needs openvino: pip install u2net3d[cpu]"
 )
+UNIVERSAL = [name for name, model in PRESETS.items() if model.family == "universal"]
 WEIGHTS = ("0" * 64, "1" * 64)  # hashes of a trunk and of a domain file
 CUBES = (((1, 1, 1), (2, 2, 2), (2, 2, 2)), ((3, 3, 3), (3, 3, 3), (3, 3, 3)))
 FLAT = (((1, 1, 1), (1, 2, 2), (2, 2, 1)), ((1, 3, 3), (1, 3, 3), (3, 3, 3)))
@@ -72,7 +75,7 @@ def made(cache):
 
 
 @needs_openvino
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", UNIVERSAL)
 @pytest.mark.parametrize(("channels", "classes"), [(1, 2), (3, 7)])
 @pytest.mark.parametrize(
     ("strides", "kernels", "patch"),
@@ -261,3 +264,31 @@ def test_a_start_with_a_full_cache_imports_no_torch_and_sends_nothing(
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
     assert said.stdout.split("\n")[:2] == [f"openvino {int(label.sum())}", "loaded:"]
+
+
+@needs_openvino
+def test_every_level_has_an_engine_and_a_place_in_the_cache_of_its_own(cache):
+    spec = spec_of(*CUBES, (8, 8, 8))
+    torch.manual_seed(0)
+    net = a_network(ModelSpec(family="unetpp", base_channels=2, stages=3))
+    net.add_bank("liver", BankShape.of(spec))
+    net.eval()
+    engines, x = Engines("openvino", "cpu", lambda: net, cache), drawn_patch(spec)
+    for level in (None, 1, 2, "mean"):
+        assert engines.name(spec, *WEIGHTS, level) == "openvino"
+        expected = torch_engine(net, "liver", "cpu", level)(x)
+        found = engines.run(spec, *WEIGHTS, x, level)(x)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    assert len([entry for entry in cache.iterdir() if entry.is_dir()]) == 4
+
+
+@needs_openvino
+def test_a_network_without_padding_is_traced_with_its_margin():
+    spec = spec_of(*CUBES, (8, 8, 8))
+    model = ModelSpec(family="unet", base_channels=2, stages=3, options={"padded": False})
+    margin = FAMILIES["unet"].margin(model, spec.plan)
+    spec = spec.model_copy(update={"plan": spec.plan.model_copy(update={"margin": margin})})
+    net = a_network(model)
+    net.add_bank("liver", BankShape.of(spec))
+    engines = Engines("openvino", "cpu", net.eval, None)
+    assert (engines.name(spec, *WEIGHTS), engines.note(spec)) == ("openvino", None)

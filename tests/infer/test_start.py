@@ -12,7 +12,7 @@ import torch
 
 from u2net3d import store
 from u2net3d.infer.openvino_engine import installed
-from u2net3d.models.banks import BankShape
+from u2net3d.models.network import BankShape
 from u2net3d.models.universal import UniversalNet
 from u2net3d.spec import PRESETS
 

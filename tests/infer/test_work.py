@@ -34,7 +34,7 @@ class Thresholds:
     def origin(self, _domain):
         return self._origin
 
-    def engine(self, _domain):
+    def engine(self, _domain, _options):
         return "torch"
 
     def packages(self, _domain):

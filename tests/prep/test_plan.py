@@ -7,7 +7,7 @@ import pytest
 from u2net3d.io.dataset import find_dataset
 from u2net3d.prep.fingerprint import CaseFacts, Fingerprint, Intensities
 from u2net3d.prep.plan import domain_spec, expected_memory_bytes, make_plan, topology
-from u2net3d.spec import PRESETS, CtNormalisation, ModelSpec, ZScoreNormalisation
+from u2net3d.spec import PRESETS, Budget, CtNormalisation, ModelSpec, ZScoreNormalisation
 
 HU = Intensities(mean=90, std=20, minimum=-50, maximum=300, percentile_00_5=10, percentile_99_5=180)
 MM = (1.0, 1.0, 1.0)
@@ -95,7 +95,7 @@ def test_thick_slices_are_neither_pooled_nor_convolved_across_at_first():
 )
 def test_a_step_stays_within_its_voxels(shape, spacing, batch_voxels):
     cases = facts(*[(shape, spacing)] * 100)
-    plan = make_plan(cases, max_stages=6, batch_voxels=batch_voxels)
+    plan = make_plan(cases, max_stages=6, budget=Budget(voxels=batch_voxels))
     assert 2 <= plan.batch_size <= 16
     assert batch_voxels / 4 < plan.batch_size * prod(plan.patch_size) <= batch_voxels
 

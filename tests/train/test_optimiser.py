@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from u2net3d.models.banks import BankShape
+from u2net3d.models.network import BankShape
 from u2net3d.models.universal import UniversalNet
 from u2net3d.spec import TrainSpec
 from u2net3d.train.optimiser import WIDEST, Muon, optimiser_for, orthogonalised

@@ -17,7 +17,7 @@ from u2net3d.errors import UsageError
 from u2net3d.infer.predict import choose_device
 from u2net3d.io.dataset import Dataset, find_dataset, find_datasets, split
 from u2net3d.prep.cache import default_cache
-from u2net3d.spec import BANK_LEARNING_RATE, PRESETS, STEPS_PER_DOMAIN, TrainSpec
+from u2net3d.spec import BANK_LEARNING_RATE, PRESETS, RECIPES, STEPS_PER_DOMAIN, TrainSpec
 from u2net3d.train.add_domain import add_domain as add
 from u2net3d.train.folds import each_fold, require_folds
 from u2net3d.train.roles import Result
@@ -42,6 +42,7 @@ class Options:
     overwrite: bool
     seed: int
     cache: Path | None
+    elastic: bool = False
 
 
 def train(names: list[str], data: Path, preset: str, options: Options) -> None:
@@ -53,7 +54,9 @@ def train(names: list[str], data: Path, preset: str, options: Options) -> None:
             "--preset", f"there is no preset '{preset}'", f"use {' or '.join(PRESETS)}"
         )
     folds = folds_of(options.fold)
-    request = _request(options, TrainSpec(steps=STEPS_PER_DOMAIN * len(names)))
+    recipe = RECIPES.get(preset, TrainSpec())
+    steps = {"steps": STEPS_PER_DOMAIN * len(names)}
+    request = _request(options, recipe.model_copy(update=steps))
     datasets = find_datasets(data, names)
 
     def one(request: Request) -> None:
@@ -147,6 +150,7 @@ def _request(options: Options, preset: TrainSpec) -> Request:
             "time_s": seconds_of(options.time) if options.time else None,
             "seed": options.seed,
             "fold": _fold(options.fold),
+            "elastic": options.elastic or preset.elastic,
         }
     )
     return Request(

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from u2net3d import files
 from u2net3d.errors import DiskError, UsageError
 from u2net3d.ops.library import threads
-from u2net3d.spec import DomainSpec
+from u2net3d.spec import DomainSpec, Level
 
 VERSION = 1  # raise it whenever the graph, or what an entry holds, changes
 _MODEL, _META = "model.bin", "meta.json"
@@ -65,7 +65,7 @@ class Compiled:
     entry: Path | None = None
 
 
-def key_of(trunk_id: str, domain_sha256: str, spec: DomainSpec) -> str:
+def key_of(trunk_id: str, domain_sha256: str, spec: DomainSpec, level: Level | None = None) -> str:
     """Names a cache entry after everything that its bytes and its answers depend on."""
     ov = silenced()
     return files.sha256_json(
@@ -75,7 +75,8 @@ def key_of(trunk_id: str, domain_sha256: str, spec: DomainSpec) -> str:
             "processor": ov.Core().get_property("CPU", "FULL_DEVICE_NAME"),
             "trunk": trunk_id,
             "domain": domain_sha256,
-            "patch": spec.plan.patch_size,
+            "patch": spec.plan.seen,
+            "level": level,
         }
     )
 

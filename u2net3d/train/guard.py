@@ -13,7 +13,8 @@ import math
 from typing import Any, Literal
 
 import torch
-from torch import nn
+
+from u2net3d.models.network import Network
 
 BAD_IN_A_ROW = 3
 MOST_RETURNS = 4
@@ -32,7 +33,7 @@ class Guard:
     """
 
     def __init__(
-        self, net: nn.Module, optimiser: torch.optim.Optimizer, domains: tuple[str, ...]
+        self, net: Network, optimiser: torch.optim.Optimizer, domains: tuple[str, ...]
     ) -> None:
         self._net, self._optimiser = net, optimiser
         self.scale, self.returns = 1.0, 0
@@ -114,6 +115,5 @@ class Guard:
         level["count"] += 1
 
     def _copy(self, step: int) -> dict[str, Any]:
-        named = self._net.named_parameters()
-        net = {name: weight.detach().clone() for name, weight in named if weight.requires_grad}
+        net = {name: tensor.clone() for name, tensor in self._net.changing().items()}
         return {"step": step, "net": net, "optimiser": copy.deepcopy(self._optimiser.state_dict())}

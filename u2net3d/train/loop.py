@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from u2net3d.errors import DataError, DiskError, Stopped, TrainingError
 from u2net3d.losses import LOSSES, supervised
-from u2net3d.models.universal import UniversalNet
+from u2net3d.models.network import Network
 from u2net3d.ops.memory import keep_freed_memory
 from u2net3d.patches.loader import Batch, Prefetcher, round_robin
 from u2net3d.train import checkpoint, memory
@@ -42,7 +42,7 @@ CHECKPOINT_EVERY_S = 120.0
 _ENDLESS = 2**62  # steps of a run that ends by the clock
 
 
-def train(net: UniversalNet, run: Run, listener: Listener, *, resume: bool) -> Result:
+def train(net: Network, run: Run, listener: Listener, *, resume: bool) -> Result:
     """Trains what of `net` requires gradients; on return `net` holds the best state, in eval().
 
     Best is the step with the highest mean Dice over the domains; without validation cases the
@@ -84,7 +84,7 @@ def _go(state: _Loop) -> None:
 class _Loop:
     """The moving parts of a run."""
 
-    def __init__(self, net: UniversalNet, run: Run, listener: Listener) -> None:
+    def __init__(self, net: Network, run: Run, listener: Listener) -> None:
         self.net, self.run, self.listener = net, run, listener
         self.optimiser = optimiser_for(net, run.spec)
         self.guard = Guard(net, self.optimiser, tuple(each.spec.name for each in run.learners))
@@ -250,15 +250,14 @@ class _Loop:
 
     def _weights(self) -> dict[str, Tensor]:
         """What is being trained, by name; a frozen trunk and the other banks are left out."""
-        named = self.net.named_parameters()
-        return {name: weight.detach() for name, weight in named if weight.requires_grad}
+        return self.net.changing()
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self.began
 
 
 def _learn(
-    net: UniversalNet,
+    net: Network,
     optimiser: torch.optim.Optimizer,
     batch: Batch,
     run: Run,
@@ -273,7 +272,8 @@ def _learn(
     optimiser.zero_grad(set_to_none=True)
     outputs = net(batch.image.to(run.device), batch.domain)
     target = batch.label.to(run.device)
-    loss = supervised(LOSSES[run.spec.loss], outputs, target, balance)
+    border = None if batch.border is None else batch.border.to(run.device)
+    loss = supervised(LOSSES[run.spec.loss], outputs, target, balance, border)
     value = loss.item()
     if not guard.is_acceptable(batch.domain, value):
         return value, False
