@@ -10,7 +10,7 @@ from u2net3d.infer import openvino_engine
 from u2net3d.infer.engines import Engines
 from u2net3d.models import FAMILIES, network
 from u2net3d.models.blocks import BLOCKS
-from u2net3d.models.network import BankShape
+from u2net3d.models.network import BankShape, changing
 from u2net3d.spec import DomainSpec, ModelSpec, Plan, ZScoreNormalisation
 
 FULL, HALF, FLAT = (1, 1, 1), (2, 2, 2), (1, 2, 2)
@@ -182,7 +182,7 @@ def test_weights_survive_the_model_folder(case, tmp_path, spec_for):
 
 def test_a_training_brings_back_all_that_it_changed(case):
     net, _, x = case
-    kept = {name: tensor.clone() for name, tensor in net.changing().items()}
+    kept = {name: tensor.clone() for name, tensor in changing(net).items()}
     with torch.no_grad():
         before = net.eval()(x, "new")[0]
     optimiser = torch.optim.AdamW(net.parameters(), lr=0.1)

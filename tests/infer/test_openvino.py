@@ -184,9 +184,9 @@ def test_one_that_fails_on_the_image_is_refused_from_then_on(made, monkeypatch):
     net, x = network("base", spec), drawn_patch(spec)
     engines, name = made(net, spec)
     assert name == "openvino"
-    made_of = engines._made["liver"]
+    made_of = engines._made["liver", None]
     wrong = engines_module.replace(made_of, run=lambda patch: -made_of.run(patch))
-    engines._made["liver"] = wrong
+    engines._made["liver", None] = wrong
     np.testing.assert_array_equal(
         engines.run(spec, *WEIGHTS, x)(x), torch_engine(net, "liver", "cpu")(x)
     )
@@ -208,9 +208,14 @@ def test_a_difference_is_seen_in_labels_and_in_logits():
 
 
 def test_the_middle_tile_is_mirrored_where_the_image_is_smaller():
+    def tile(x, width, margin=0):
+        plan = spec_of(*CUBES, (1, 1, width)).plan
+        return middle_tile(x, plan.model_copy(update={"margin": (0, 0, margin)})).flatten().tolist()
+
     x = np.arange(5, dtype=np.float32).reshape(1, 1, 1, 5)
-    assert middle_tile(x, (1, 1, 3)).tolist() == [[[[[1, 2, 3]]]]]
-    assert middle_tile(x[..., :2], (1, 1, 4)).tolist() == [[[[[1, 0, 1, 0]]]]]
+    assert tile(x, 3) == [1, 2, 3]
+    assert tile(x[..., :2], 4) == [1, 0, 1, 0]
+    assert tile(x, 3, margin=2) == [1, 0, 1, 2, 3, 4, 3]
 
 
 def test_the_engine_is_chosen_by_what_is_installed_alone(monkeypatch):

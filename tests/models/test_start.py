@@ -172,7 +172,6 @@ def test_a_flat_stem_takes_the_centre_slice_of_a_deep_one():
 def test_units_and_ends_of_the_same_domain_are_the_whole_bank():
     new, other = bank(stages=3, classes=3), bank(stages=3, classes=3)
     labels = spec(("background", "one", "two"))
-    labels = spec(("background", "organ"))
     taken = start_from(new, [other]) + copy_ends(new, labels, other, labels)
     assert taken == sum(weight.numel() for weight in new.parameters())
     assert all(torch.equal(new.get_parameter(n), weight) for n, weight in other.named_parameters())

@@ -60,7 +60,7 @@ def ran(net, level):
         for name, node in net.bank("a").nodes.items()
     ]
     with torch.no_grad():
-        net.eval().answer(torch.randn(1, 1, 8, 8, 8), "a", level)
+        net.eval().answer(torch.randn(1, 1, 16, 16, 16), "a", level)
     for hook in hooks:
         hook.remove()
     return found
@@ -83,7 +83,7 @@ def test_only_what_a_level_needs_is_run(skips, first, second):
 
 def test_mean_is_that_of_the_probabilities_of_all_levels():
     net = unetpp().eval()
-    x = torch.randn(1, 1, 8, 8, 8)
+    x = torch.randn(1, 1, 16, 16, 16)
     with torch.no_grad():
         each = [net.answer(x, "a", level).softmax(1) for level in (1, 2, 3)]
         mean = net.answer(x, "a", "mean").softmax(1)
@@ -95,11 +95,11 @@ def test_mean_is_finite_where_every_level_rules_a_class_out():
     for head in net.bank("a").heads.values():
         head.bias.data = torch.tensor([-1000.0, 1000.0])
     with torch.no_grad():
-        assert net.answer(torch.randn(1, 1, 8, 8, 8), "a", "mean").isfinite().all()
+        assert net.answer(torch.randn(1, 1, 16, 16, 16), "a", "mean").isfinite().all()
 
 
 def learning(net):
-    loss = sum(output.square().mean() for output in net.train()(torch.randn(2, 1, 8, 8, 8), "a"))
+    loss = sum(output.square().mean() for output in net.train()(torch.randn(2, 1, 16, 16, 16), "a"))
     loss.backward()
     weights = net.bank("a").named_parameters()
     return {name.split(".")[1] for name, weight in weights if weight.grad is not None} - {"3"}
@@ -132,7 +132,7 @@ def test_without_deep_supervision_there_is_one_head_and_no_level():
     assert [*net.bank("a").heads] == ["3"]
     assert net.levels("a") == 0
     with pytest.raises(ValueError, match="level 1 asked of a network that has 0"):
-        net.answer(torch.randn(1, 1, 8, 8, 8), "a", 1)
+        net.answer(torch.randn(1, 1, 16, 16, 16), "a", 1)
 
 
 def test_separable_nodes_of_two_domains_share_one_trunk_that_answers_at_every_level():

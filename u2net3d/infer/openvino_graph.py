@@ -7,6 +7,7 @@ the activation that follow. openvino is imported only inside the functions: it i
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,9 @@ def traced(
             return self.net.answer(x, domain, level)
 
     given = torch.from_numpy(patch)
-    return ov.convert_model(Answer().eval(), example_input=given, input=list(given.shape))
+    with warnings.catch_warnings():  # torch's on tracing, which is OpenVINO's way: not ours to mend
+        warnings.simplefilter("ignore")
+        return ov.convert_model(Answer().eval(), example_input=given, input=list(given.shape))
 
 
 class _Graph:

@@ -129,11 +129,6 @@ class Network(nn.Module):
                 found.add(f"trunk.{name}")
         return found
 
-    def changing(self) -> dict[str, Tensor]:
-        """What a training changes, by name: weights that require gradients, running statistics."""
-        weights = [pair for pair in self.named_parameters() if pair[1].requires_grad]
-        return {name: tensor.detach() for name, tensor in [*weights, *self.named_buffers()]}
-
     def freeze_trunk(self) -> None:
         """From now on no step changes the trunk; `train()` does not undo it."""
         self.trunk.requires_grad_(False)
@@ -163,3 +158,9 @@ class Network(nn.Module):
             raise ValueError(f"networks of the family {self.model.family} have no levels")
         logits: Tensor = self(x, domain)[0]
         return logits
+
+
+def changing(net: nn.Module) -> dict[str, Tensor]:
+    """What a training changes, by name: weights that require gradients, and running statistics."""
+    weights = [pair for pair in net.named_parameters() if pair[1].requires_grad]
+    return {name: tensor.detach() for name, tensor in [*weights, *net.named_buffers()]}

@@ -7,6 +7,7 @@ published, the answer is smaller than the image and skips are cropped; with it, 
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Self
 
@@ -114,12 +115,17 @@ class UNet(Network):
 
     @classmethod
     def margin(cls, model: ModelSpec, plan: Plan) -> Triple:
-        """Without padding the least that leaves an answer of a patch or, by a few voxels, more."""
+        """Without padding the least that leaves an answer of a patch or, by a few voxels, more.
+
+        Raises ValueError for a patch that the strides do not divide.
+        """
         if UNetOptions.model_validate(model.options).padded:
             return (0, 0, 0)
         axes = []
         for axis, patch in enumerate(plan.patch_size):
-            margin = 0
+            margin, divisor = 0, math.prod(stride[axis] for stride in plan.strides)
+            if patch % divisor:
+                raise ValueError(f"a patch of {patch} voxels is no multiple of {divisor}")
             while _answered(patch + 2 * margin, plan.strides, plan.kernels, axis) < patch:
                 margin += 1
             axes.append(margin)

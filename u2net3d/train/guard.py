@@ -13,8 +13,9 @@ import math
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
-from u2net3d.models.network import Network
+from u2net3d.models.network import changing
 
 BAD_IN_A_ROW = 3
 MOST_RETURNS = 4
@@ -33,7 +34,7 @@ class Guard:
     """
 
     def __init__(
-        self, net: Network, optimiser: torch.optim.Optimizer, domains: tuple[str, ...]
+        self, net: nn.Module, optimiser: torch.optim.Optimizer, domains: tuple[str, ...]
     ) -> None:
         self._net, self._optimiser = net, optimiser
         self.scale, self.returns = 1.0, 0
@@ -115,5 +116,5 @@ class Guard:
         level["count"] += 1
 
     def _copy(self, step: int) -> dict[str, Any]:
-        net = {name: tensor.clone() for name, tensor in self._net.changing().items()}
+        net = {name: tensor.clone() for name, tensor in changing(self._net).items()}
         return {"step": step, "net": net, "optimiser": copy.deepcopy(self._optimiser.state_dict())}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from u2net3d.errors import DataError, DiskError, Stopped, TrainingError
 from u2net3d.losses import LOSSES, supervised
-from u2net3d.models.network import Network
+from u2net3d.models.network import Network, changing
 from u2net3d.ops.memory import keep_freed_memory
 from u2net3d.patches.loader import Batch, Prefetcher, round_robin
 from u2net3d.train import checkpoint, memory
@@ -250,7 +250,7 @@ class _Loop:
 
     def _weights(self) -> dict[str, Tensor]:
         """What is being trained, by name; a frozen trunk and the other banks are left out."""
-        return self.net.changing()
+        return changing(self.net)
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self.began
