@@ -156,6 +156,12 @@ PRESETS: dict[str, ModelSpec] = {
         preset="base", design=Design(first_stage=1, coarse_up=True, inner_norm=False)
     ),
     "paper": ModelSpec(),
+    **{
+        f"reference-{adapter}": ModelSpec(
+            preset=f"reference-{adapter}", family="reference", options={"adapter": adapter}
+        )
+        for adapter in ("separable", "series", "parallel", "shared", "independent")
+    },
 }
 DEFAULT_PRESET = "base"
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from u2net3d.models.network import Bank, BankShape, Network
+from u2net3d.models.reference import ReferenceNet
 from u2net3d.models.universal import UniversalNet
 from u2net3d.spec import ModelSpec
 
-FAMILIES: dict[str, type[Network]] = {"universal": UniversalNet}
+FAMILIES: dict[str, type[Network]] = {
+    "universal": UniversalNet,
+    "reference": ReferenceNet,
+}
 
 
 def network(model: ModelSpec) -> Network:

@@ -10,6 +10,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from u2net3d.models.units import Adapter
 from u2net3d.spec import DomainSpec, ModelSpec
 from u2net3d.volume import Triple
 
@@ -49,7 +50,8 @@ class Bank(nn.Module):
 
     def adapters(self) -> int:
         """Weights of the bank that adapt the trunk to the domain: without its stem and heads."""
-        return 0
+        units = (module for module in self.modules() if isinstance(module, Adapter))
+        return sum(weight.numel() for unit in units for weight in unit.parameters())
 
 
 class Network(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from u2net3d.models.banks import UniversalBank
 from u2net3d.models.network import Bank
-from u2net3d.models.units import Head, UnitBank
+from u2net3d.models.units import Adapter, Head
 from u2net3d.spec import DomainSpec
 
 
@@ -23,7 +23,7 @@ def start_from(bank: Bank, others: Sequence[Bank]) -> int:
     """
     taken = 0
     for name, unit in bank.named_modules():
-        if not isinstance(unit, UnitBank):
+        if not isinstance(unit, Adapter):
             continue
         for part, weight in unit.named_parameters():
             found = [_held(other, f"{name}.{part}", weight) for other in others]

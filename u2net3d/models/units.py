@@ -45,7 +45,11 @@ class NormAct(nn.Module):
         return layers.Norm(self.weight, self.bias, slope)
 
 
-class UnitBank(nn.Module):
+class Adapter(nn.Module):
+    """What of a bank fits the trunk to a domain: everything but stem and heads derives from it."""
+
+
+class UnitBank(Adapter):
     """A domain's half of one separable unit: depthwise kernels and its norms.
 
     The depthwise weight (C_in, 1, kD, kH, kW) starts as He's normal, std sqrt(2 / (kD kH kW));
