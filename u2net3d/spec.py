@@ -51,7 +51,22 @@ class ZScoreNormalisation(Frozen):
     nonzero_only: bool = False
 
 
-Normalisation = Annotated[CtNormalisation | ZScoreNormalisation, Field(discriminator="scheme")]
+class PercentileNormalisation(Frozen):
+    """Clip each volume to its own percentiles, then subtract the mean of its voxels above 0 and
+    divide by their standard deviation; what is 0 stays 0.
+
+    So the official code of 3D U2-Net normalises, CT too; lowest: what is below is raised to it first.
+    """
+
+    scheme: Literal["percentile"] = "percentile"
+    lower_percent: float = Field(default=2.0, ge=0, le=100)
+    upper_percent: float = Field(default=98.0, ge=0, le=100)
+    lowest: float = -1024.0
+
+
+Normalisation = Annotated[
+    CtNormalisation | ZScoreNormalisation | PercentileNormalisation, Field(discriminator="scheme")
+]
 
 
 class Plan(Frozen):
@@ -170,23 +185,50 @@ class TrainSpec(Frozen):
     """How a network is trained; the defaults are the preset's.
 
     steps counts all domains together; time_s, where given, is the budget instead; balanced_share is
-    the first part of it, in which small labels weigh more than their size.
+    the first part of it, in which small labels weigh more than their size. schedule: polynomial
+    decay over the budget, or halving whenever the loss stalls. cube: the edge, in voxels, of the
+    cube to which every patch is resized; None keeps the plan's own patch and spacing.
     """
 
     steps: int = Field(default=STEPS_PER_DOMAIN, ge=1)
     time_s: float | None = Field(default=None, gt=0)
-    optimiser: Literal["muon", "adamw", "sgd"] = "muon"
+    optimiser: Literal["muon", "adamw", "adam", "sgd"] = "muon"
     learning_rate: float = Field(default=1e-2, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
     warmup_steps: int = Field(default=40, ge=0)
+    schedule: Literal["polynomial", "plateau"] = "polynomial"
     decay_power: float = Field(default=0.9, gt=0)
     clip_norm: float = Field(default=12.0, gt=0)
     foreground_share: float = Field(default=1 / 3, ge=0, le=1)
     validations: int = Field(default=10, ge=1)
     loss: str = "dice_ce"
     balanced_share: float = Field(default=0.5, ge=0, le=1)
+    cube: int | None = Field(default=None, ge=8, multiple_of=2)
     seed: int = 0
     fold: int | Literal["all"] = 0
+
+
+# Huang et al. 2019 and their code: batches of two patches, both with foreground; nothing is clipped.
+_REFERENCE = TrainSpec(
+    optimiser="adam",
+    learning_rate=3e-4,
+    weight_decay=5e-4,
+    warmup_steps=0,
+    schedule="plateau",
+    clip_norm=1e6,
+    foreground_share=1.0,
+    loss="lovasz_focal",
+    balanced_share=0.0,
+    cube=128,
+)
+# How a network of a preset is trained, trunk and banks alike; TrainSpec() where it has no recipe.
+RECIPES: dict[str, TrainSpec] = {
+    **{
+        f"reference-{adapter}": _REFERENCE
+        for adapter in ("separable", "series", "parallel", "shared")
+    },
+    "reference-independent": _REFERENCE.model_copy(update={"cube": None}),
+}
 
 
 def domain_name(text: str) -> str:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from u2net3d.spec import CtNormalisation, Normalisation, ZScoreNormalisation
+from u2net3d.spec import (
+    CtNormalisation,
+    Normalisation,
+    PercentileNormalisation,
+    ZScoreNormalisation,
+)
 from u2net3d.volume import Array
 
 STD_FLOOR = 1e-8  # a constant channel becomes 0, not infinite
@@ -38,12 +43,27 @@ def _channel(channel: Array, scheme: Normalisation, body: Array | None) -> Array
     if isinstance(scheme, CtNormalisation):
         clipped = np.clip(channel.astype(np.float32), scheme.lower, scheme.upper)
         return _scaled(clipped, scheme.mean, scheme.std)
+    if isinstance(scheme, PercentileNormalisation):
+        return _by_percentiles(channel, scheme)
     if body is None or not scheme.nonzero_only:
         return _zscore(channel)
     result = np.zeros(channel.shape, np.float32)
     if body.any():
         result[body] = _zscore(channel[body])
     return result
+
+
+def _by_percentiles(channel: Array, scheme: PercentileNormalisation) -> Array:
+    values = np.maximum(channel.astype(np.float32), np.float32(scheme.lowest))
+    lower, upper = np.percentile(values, (scheme.lower_percent, scheme.upper_percent))
+    clipped = np.clip(values, np.float32(lower), np.float32(upper))
+    above = clipped[clipped > 0]
+    if not above.size:
+        return np.zeros(channel.shape, np.float32)
+    mean, std = float(above.mean(dtype=np.float64)), float(above.std(dtype=np.float64))
+    scaled = _scaled(clipped, mean, std)
+    scaled[clipped == 0] = 0
+    return scaled
 
 
 def _zscore(values: Array) -> Array:

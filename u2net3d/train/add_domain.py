@@ -79,6 +79,7 @@ def _add_domain(
         dataset,
         cases.training,
         model.stages,
+        cube=request.spec.cube,
         progress=counted(dataset, prepared, "measured"),
     )
     net = with_new_bank(net, spec, specs, sources, request.spec.seed, ends=init != "mean")

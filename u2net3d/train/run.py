@@ -85,6 +85,7 @@ def _train_model(
             dataset,
             splits[dataset.domain].training,
             model.stages,
+            cube=request.spec.cube,
             progress=counted(dataset, prepared, "measured"),
         )
         for dataset in datasets

@@ -101,7 +101,7 @@ def _update(
     cases, remark = kept_sides(dataset, request.spec.fold, request.model)
     if remark:
         say(f"{name}: {remark}")
-    spec = _spec(update, before, cases, prepared)
+    spec = _spec(update, before, cases, prepared, request.spec.cube)
     sources = [name]
     if update.init is not None:
         sources = sources_of(update.init, [other for other in before.specs if other != name])
@@ -129,7 +129,9 @@ def _update(
     return result, manifest
 
 
-def _spec(update: Update, before: _Before, cases: Split, prepared: Prepared) -> DomainSpec:
+def _spec(
+    update: Update, before: _Before, cases: Split, prepared: Prepared, cube: int | None
+) -> DomainSpec:
     """The domain's own specification where it is trained on, a new one where it begins anew."""
     dataset, old = update.dataset, before.specs[update.dataset.domain]
     if update.init is not None:
@@ -137,6 +139,7 @@ def _spec(update: Update, before: _Before, cases: Split, prepared: Prepared) -> 
             dataset,
             cases.training,
             before.model.stages,
+            cube=cube,
             progress=counted(dataset, prepared, "measured"),
         )
     for what, there, given in (
