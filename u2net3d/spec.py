@@ -55,7 +55,8 @@ class PercentileNormalisation(Frozen):
     """Clip each volume to its own percentiles, then subtract the mean of its voxels above 0 and
     divide by their standard deviation; what is 0 stays 0.
 
-    So the official code of 3D U2-Net normalises, CT too; lowest: what is below is raised to it first.
+    So the official code of 3D U2-Net normalises, CT too. lowest: what is below is raised to it
+    before that.
     """
 
     scheme: Literal["percentile"] = "percentile"
@@ -208,7 +209,7 @@ class TrainSpec(Frozen):
     fold: int | Literal["all"] = 0
 
 
-# Huang et al. 2019 and their code: batches of two patches, both with foreground; nothing is clipped.
+# Huang et al. 2019 and their code: batches of two patches, both with foreground; no clipping.
 _REFERENCE = TrainSpec(
     optimiser="adam",
     learning_rate=3e-4,

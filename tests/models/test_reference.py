@@ -102,13 +102,9 @@ def test_a_strided_convolution_is_padded_as_tensorflow_pads(row, stride, sums):
 @pytest.mark.parametrize("adapter", ["series", "parallel"])
 def test_an_adapter_of_zeros_leaves_the_shared_network(adapter):
     plain, adapted = tiny("shared"), tiny(adapter, seed=1)
-    named = adapted.state_dict()
-    adapted.load_state_dict(
-        {
-            name: torch.zeros_like(weight) if ".adapter." in name else plain.state_dict().get(name, weight)
-            for name, weight in named.items()
-        }
-    )  # fmt: skip
+    weights = {**adapted.state_dict(), **plain.state_dict()}
+    zeros = {name: weight * 0 for name, weight in weights.items() if ".adapter." in name}
+    adapted.load_state_dict({**weights, **zeros})
     x = torch.randn(2, 2, 4, 12, 12)
     torch.testing.assert_close(adapted(x, "new")[0], plain(x, "new")[0])
     with torch.no_grad():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from u2net3d.prep.normalise import body_mask, normalise
-from u2net3d.spec import CtNormalisation, ZScoreNormalisation
+from u2net3d.spec import CtNormalisation, PercentileNormalisation, ZScoreNormalisation
 
 CT = CtNormalisation(lower=-100, upper=300, mean=100, std=50)
 
@@ -50,6 +50,26 @@ def test_a_voxel_is_body_when_any_channel_sees_it():
 def test_a_constant_channel_becomes_0(value, nonzero_only):
     image = np.full((1, 4, 4, 4), value, np.float32)
     result = normalise(image, (ZScoreNormalisation(nonzero_only=nonzero_only),))
+    np.testing.assert_array_equal(result, 0)
+
+
+def test_by_percentiles_the_voxels_above_0_have_mean_0_and_std_1_and_0_stays_0():
+    # 0 to 100 per cent: nothing is clipped but what is below the lowest; above 0 are 1 and 3
+    scheme = PercentileNormalisation(lower_percent=0, upper_percent=100, lowest=-7)
+    result = normalise(row(-9, 0, 1, 3), (scheme,))
+    np.testing.assert_allclose(result, row(-9, 0, -1, 1))  # (-7 - 2) / 1
+
+
+def test_percentiles_are_the_volumes_own():
+    values = np.arange(101, dtype=np.float32)  # 2 per cent: 2, 98 per cent: 98
+    result = normalise(values.reshape(1, 1, 1, -1), (PercentileNormalisation(),))
+    assert result.min() == result[..., 2] == result[..., 0]
+    assert result.max() == result[..., 98] == result[..., 100]
+    assert result[..., 97] < result.max()
+
+
+def test_by_percentiles_a_volume_with_nothing_above_0_becomes_0():
+    result = normalise(row(-5, 0, -1), (PercentileNormalisation(),))
     np.testing.assert_array_equal(result, 0)
 
 

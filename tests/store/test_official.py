@@ -1,11 +1,11 @@
 """Checkpoints of the official code: read as data, and they answer as there.
 
 official.safetensors holds, for each adapter, the state dict of the official module (base 2, four
-stages, num_pool_per_axis [1, 3, 3], two domains of 1 and 2 channels, 2 and 3 classes; random weights
-that float16 holds exactly) and the logits of that module in float64, in `eval()`, of the image that
-`image_of` draws. Made once by running models/u2net3d.py of github.com/huangmozhilv/u2net_torch
-(commit c655840) with torch 2.13; the one change was a tuple for nn.Upsample, which takes no list
-any more. It holds numbers alone, nothing of the code.
+stages, num_pool_per_axis [1, 3, 3], two domains of 1 and 2 channels, 2 and 3 classes; random
+weights that float16 holds exactly) and the logits of that module in float64, in `eval()`, of the
+image that `image_of` draws. Made once by running models/u2net3d.py of
+github.com/huangmozhilv/u2net_torch (commit c655840) with torch 2.13; the one change was a tuple for
+nn.Upsample, which takes no list any more. It holds numbers alone, nothing of the code.
 """
 
 from __future__ import annotations

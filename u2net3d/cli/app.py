@@ -60,7 +60,9 @@ def train(
     domains: Annotated[str, typer.Option("--domains", help="Names, or name=PATH, with commas.")],
     data: Data = DATA,
     model: ModelFolder = MODEL,
-    preset: Annotated[str, typer.Option("--preset", help="The network, such as base or paper.")] = "base",
+    preset: Annotated[
+        str, typer.Option("--preset", help="The network, such as base or paper.")
+    ] = "base",
     steps: Steps = None,
     time: Time = None,
     fold: Fold = "0",

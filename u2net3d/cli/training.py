@@ -106,9 +106,10 @@ def update_domain(name: str, data: Path, init: str | None, force: bool, options:
     """Trains a domain further, or anew, and replaces its bank; the others do not change."""
     _require_one_fold(options)
     recipe = _recipe_of_bank(options.model)
-    if init is None:  # it has left the background long ago
-        recipe = RECIPES.get(_preset_of(options.model), TrainSpec())
-        recipe = recipe.model_copy(update={"balanced_share": 0.0})
+    if init is None:
+        further = RECIPES.get(_preset_of(options.model), TrainSpec())
+        # it has left the background long ago
+        recipe = further.model_copy(update={"balanced_share": 0.0})
     request = _request(options, recipe)
     dataset = find_dataset(data, name)
     update = Update(dataset, init, force)

@@ -34,7 +34,7 @@ def focal(logits: Tensor, target: Tensor, balance: float = 0.0) -> Tensor:
 def lovasz_focal(logits: Tensor, target: Tensor, balance: float = 0.0) -> Tensor:
     """Lovász-Softmax plus focal loss, Huang et al. 2019; shapes as there.
 
-    Their code takes the factor (1 - p)^2 for a constant when it differentiates; here the gradient is
-    that of the published loss.
+    Their code takes the factor (1 - p)^2 for a constant when it differentiates; here the gradient
+    is that of the published loss.
     """
     return lovasz(logits, target, balance) + focal(logits, target, balance)

@@ -20,9 +20,9 @@ def lovasz(logits: Tensor, target: Tensor, _balance: float = 0.0) -> Tensor:
     """Mean over all classes, the background and absent ones too, of their Lovász extension.
 
     logits (B, K, D, H, W); target (B, D, H, W) int64, -1 where the label is to be ignored. The
-    batch is one set of voxels, as in the official code of 3D U2-Net. Classes weigh the same whatever
-    their size, so there is nothing to balance. A batch without one labelled voxel gives 0. Half
-    precision is computed in float32.
+    batch is one set of voxels, as in the official code of 3D U2-Net. Classes weigh the same
+    whatever their size, so there is nothing to balance. A batch without one labelled voxel gives 0.
+    Half precision is computed in float32.
     """
     wide = logits if logits.dtype == torch.float64 else logits.float()
     known = target.flatten() != IGNORED

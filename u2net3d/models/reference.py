@@ -113,9 +113,7 @@ class ReferenceBank(Bank):
         if adapter == "independent":
             self.own = ReferenceTrunk(base_channels, shape.stages, adapter)
         self.stem = ReferenceStem(shape.channels, base_channels)
-        self.encoder = nn.ModuleList(
-            nn.ModuleList([unit(c, c, 3), unit(c, c, 3)]) for c in width
-        )
+        self.encoder = nn.ModuleList(nn.ModuleList([unit(c, c, 3), unit(c, c, 3)]) for c in width)
         self.down = nn.ModuleList(PlainUnit(fine, coarse, 3) for fine, coarse in levels)
         self.up = nn.ModuleList(unit(coarse, fine, 3) for fine, coarse in levels)
         self.decoder = nn.ModuleList(

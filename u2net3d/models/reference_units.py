@@ -51,8 +51,8 @@ class Convolution(nn.Module):
 class PlainUnit(Adapter):
     """No adapter: the shared convolution, and the domain's norm behind it."""
 
-    def __init__(self, channels_in: int, channels_out: int, kernel: int) -> None:
-        """kernel: of the shared convolution; channels_in: of what it reads."""
+    def __init__(self, _channels_in: int, channels_out: int, _kernel: int) -> None:
+        """Channels and kernel of the shared convolution; other units need all of them."""
         super().__init__()
         self.outer = NormAct(channels_out)
 
@@ -127,8 +127,7 @@ class SeparableUnit(Adapter):
     Its kernel is 3x3x3 everywhere, in the second unit of a decoder level too.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, kernel: int) -> None:
-        """kernel: of the shared convolution in the other units; it is not used."""
+    def __init__(self, channels_in: int, channels_out: int, _kernel: int) -> None:
         super().__init__()
         self.depthwise = Convolution(channels_in, channels_in, 3, groups=channels_in)
         self.inner = NormAct(channels_in)

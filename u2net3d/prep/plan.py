@@ -27,7 +27,15 @@ from u2net3d.spec import (
 )
 from u2net3d.volume import Triple, TripleF
 
-__all__ = ["cubed", "domain_spec", "expected_memory_bytes", "make_plan", "mirroring", "spec_of", "topology"]
+__all__ = [
+    "cubed",
+    "domain_spec",
+    "expected_memory_bytes",
+    "make_plan",
+    "mirroring",
+    "spec_of",
+    "topology",
+]
 
 BATCH_VOXELS = 500_000  # voxels of one training step, all samples of the batch together
 MIN_BATCH, MAX_BATCH = 2, 16
@@ -64,7 +72,8 @@ def domain_spec(
     """All that `cases`, the training cases of `dataset`, decide about their domain.
 
     cube: the edge of the cube that every patch is resized to (`cubed`), of which two are a batch,
-    whatever `batch_voxels` says; None for none. Raises DataError when none of them holds a label, and what `read_case` raises.
+    whatever `batch_voxels` says; None for none. Raises DataError when none of them holds a label,
+    and what `read_case` raises.
     """
     facts = fingerprint(dataset, cases, progress)
     if cube is None:

@@ -1,8 +1,8 @@
 """Halving the learning rate when the loss stalls, as the official code of 3D U2-Net does.
 
 There an epoch is 300 steps over all tasks. After each one the mean loss of the last 20 epochs is
-compared with what it was an epoch before; where it gained less than 1e-4 the rate is halved. Nothing
-is compared before 20 epochs are over.
+compared with what it was an epoch before; where it fell by less than 1e-4 the rate is halved.
+Nothing is compared before 20 epochs are over.
 """
 
 from __future__ import annotations
