@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-import torch
 from torch import Tensor
 
 from u2net3d.ops import gpu, native, plain
@@ -163,8 +162,6 @@ def sum_backward(
 
 
 def _passes(*tensors: Tensor | None) -> Any:
-    if torch.jit.is_tracing():  # which follows torch's operators alone
-        return plain
     given = [t for t in tensors if t is not None]
     if native.usable(*given):
         return native

@@ -6,8 +6,7 @@ unit so reads and writes memory twice forward, and keeps two tensors for its way
 and what stands between its two convolutions.
 
 What they compute stands in `computing.py`. They come to autograd as functions of their own, which
-cost least; while torch.compile traces, as operators that torch knows by name (`compiled.py`); while
-torch.jit traces, as OpenVINO has it do, as torch's own operators (`plain.py`), without a way back.
+cost least; while torch.compile traces, as operators that torch knows by name (`compiled.py`).
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def stem(image: Tensor, weight: Tensor, norm: Norm, stride: Triple = (1, 1, 1)) 
     Odd kernels, padding kernel // 2; the result is (B, C, ceil(D / stride_D), ...). No gradient
     reaches the image.
     """
-    u, mean, rstd = _way(_Stem, compiled.stem, computing.stem_forward)(image, weight, stride)
+    u, mean, rstd = _way(_Stem, compiled.stem)(image, weight, stride)
     return Features(u, Pending(mean, rstd, *norm))
 
 
@@ -61,7 +60,7 @@ def separable_unit(
     """
     layout = Layout.of(sources, stride, grid, inner.slope if inner else 1.0)
     scale, bias = (inner.weight, inner.bias) if inner else (None, None)
-    v, mean, rstd = _way(_Unit, compiled.unit, _unit)(
+    v, mean, rstd = _way(_Unit, compiled.unit)(
         layout, weight, scale, bias, matrix, *tensors_of(sources)
     )
     return Features(v, Pending(mean, rstd, *outer))
@@ -70,37 +69,18 @@ def separable_unit(
 def head(source: Features, matrix: Tensor, bias: Tensor) -> Tensor:
     """Pointwise convolution with bias: (B, C, D, H, W) by matrix (K, C) -> (B, K, D, H, W)."""
     layout = Layout.of([source])
-    result: Tensor = _way(_Head, compiled.head, _head)(layout, matrix, bias, *tensors_of([source]))
+    result: Tensor = _way(_Head, compiled.head)(layout, matrix, bias, *tensors_of([source]))
     return result
 
 
 def summed(sources: Sequence[Features], slope: float) -> Features:
     """LeakyReLU of the sum of one or two features of the same shape, with nothing left pending."""
     layout = Layout.of(sources, slope=slope)
-    return Features(_way(_Sum, compiled.summed, _summed)(layout, *tensors_of(sources)), None)
+    return Features(_way(_Sum, compiled.summed)(layout, *tensors_of(sources)), None)
 
 
-def _way(
-    function: type[torch.autograd.Function], operator: Callable[..., Any], bare: Callable[..., Any]
-) -> Any:
-    if torch.jit.is_tracing():
-        return bare
+def _way(function: type[torch.autograd.Function], operator: Callable[..., Any]) -> Any:
     return operator if torch.compiler.is_compiling() else function.apply
-
-
-def _unit(
-    layout: Layout, weight: Tensor, scale: Tensor | None, bias: Tensor | None, matrix: Tensor,
-    *tensors: Tensor,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    return computing.unit_forward(layout, weight, scale, bias, matrix, tensors)[:3]
-
-
-def _head(layout: Layout, matrix: Tensor, bias: Tensor, *tensors: Tensor) -> Tensor:
-    return computing.head_forward(layout, matrix, bias, tensors)
-
-
-def _summed(layout: Layout, *tensors: Tensor) -> Tensor:
-    return computing.sum_forward(layout, tensors)
 
 
 class _Stem(torch.autograd.Function):
