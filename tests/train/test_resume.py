@@ -95,7 +95,7 @@ def test_the_paper_recipe_goes_on_with_the_rate_that_it_had(fit, tmp_path, ident
     fit(tmp_path / "halves", resume=True, steps=8, **recipe)
     assert identical(saved(tmp_path / "halves"), saved(tmp_path / "whole"))
     rows = History(tmp_path / "halves/runs/train").rows()
-    rates = [row["learning_rate"] for row in rows if row["kind"] == "step"]
+    rates = [row["learning_rate"] for row in rows if row["kind"] == "train"]
     assert rates == [3e-4] * 4 + [1.5e-4] * 2 + [0.75e-4] * 2
 
 
