@@ -186,11 +186,12 @@ def same_padded(x: Tensor, weight: Tensor, stride: Triple) -> Tensor:
     """A convolution to (B, C_out, ceil(D / stride), ...), padded as TensorFlow's SAME pads.
 
     Of an odd number of zeros the last lies behind: at stride 2 an even axis has none before it and
-    one behind, where the usual padding of 1 on both sides would look one voxel further ahead.
+    one behind, where the usual padding of 1 on both sides would look one voxel back. The stride is
+    at most the kernel.
     """
     padding: list[int] = []
     for n, k, s in reversed([*zip(x.shape[2:], weight.shape[2:], stride, strict=True)]):
-        zeros = max(0, (-(-n // s) - 1) * s + k - n)
+        zeros = (-(-n // s) - 1) * s + k - n
         padding += [zeros // 2, zeros - zeros // 2]
     if len(set(padding)) == 1:
         return F.conv3d(x, weight, None, stride, padding[0])
