@@ -79,6 +79,22 @@ After `update-domain` a second `rollback` goes forward again. A removed domain c
 `--half` writes float16 and states what that changes: the rounding of the weights and, on an image
 given with `-i`, the share of voxels with the same label. See [formats](formats.md#domain-file).
 """,
+    "import-reference": """\
+`CHECKPOINT` holds tensors alone: a state dict of
+[u2net_torch](https://github.com/huangmozhilv/u2net_torch), bare or as `model_state_dict`. What that
+code saves by itself holds whole Python objects too and is refused; where you trust the file, take
+the state dict out of it with the official code on the path:
+
+    content = torch.load("its.pth.tar", weights_only=False)
+    torch.save(content["model_state_dict"], "state.pth")
+
+Adapter, width and depth are read off the tensors; a net without adapters becomes the preset
+`reference-shared`, an independent one such a model of one domain. `--domains` knows the six of the
+official code (heart, liver, hippocampus, prostate, pancreas, spleen) with their spacing, patch,
+channels, labels and normalisation. For others, or other depths, `--plan` gives a JSON list of
+specifications, each as `run.json` of a training holds it. See
+[design](design.md#the-official-architecture).
+""",
     "predict": """\
 `-i` is a file (3-D, or 4-D with the channels last), a folder, or is repeated: one file per channel,
 in order. A folder of `case_0000.nii.gz`, `case_0001.nii.gz` holds the channels of one case. The

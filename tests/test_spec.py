@@ -7,6 +7,8 @@ from pydantic import ValidationError
 
 from u2net3d.errors import UsageError
 from u2net3d.spec import (
+    PRESETS,
+    RECIPES,
     RESERVED_NAMES,
     CtNormalisation,
     DomainSpec,
@@ -137,3 +139,23 @@ def test_no_margin_is_not_said_so_that_older_hashes_hold():
     assert Plan.model_validate_json(wide.model_dump_json()) == wide
     assert Plan.model_validate(plan.model_dump()) == plan
     assert (plan.seen, wide.seen) == ((8, 8, 8), (10, 8, 12))
+
+
+def test_every_recipe_is_of_a_preset():
+    assert set(RECIPES) <= set(PRESETS)
+    for name, recipe in RECIPES.items():
+        assert TrainSpec.model_validate_json(recipe.model_dump_json()) == recipe
+        assert PRESETS[name].preset == name
+
+
+def test_the_paper_recipe_is_the_published_one():
+    recipe = RECIPES["reference-separable"]
+    assert (recipe.optimiser, recipe.learning_rate, recipe.weight_decay) == ("adam", 3e-4, 5e-4)
+    assert (recipe.loss, recipe.schedule, recipe.cube) == ("lovasz_focal", "plateau", 128)
+    assert RECIPES["reference-independent"].cube is None
+
+
+@pytest.mark.parametrize("edge", [6, 9])
+def test_a_cube_that_cannot_be_halved_is_refused(edge):
+    with pytest.raises(ValidationError):
+        TrainSpec(cube=edge)

@@ -55,7 +55,23 @@ class ZScoreNormalisation(Frozen):
     nonzero_only: bool = False
 
 
-Normalisation = Annotated[CtNormalisation | ZScoreNormalisation, Field(discriminator="scheme")]
+class PercentileNormalisation(Frozen):
+    """Clip each volume to its own percentiles, then subtract the mean of its voxels above 0 and
+    divide by their standard deviation; what is 0 stays 0.
+
+    So the official code of 3D U2-Net normalises, CT too. lowest: what is below is raised to it
+    before that.
+    """
+
+    scheme: Literal["percentile"] = "percentile"
+    lower_percent: float = Field(default=2.0, ge=0, le=100)
+    upper_percent: float = Field(default=98.0, ge=0, le=100)
+    lowest: float = -1024.0
+
+
+Normalisation = Annotated[
+    CtNormalisation | ZScoreNormalisation | PercentileNormalisation, Field(discriminator="scheme")
+]
 
 
 class Plan(Frozen):
@@ -202,6 +218,12 @@ PRESETS: dict[str, ModelSpec] = {
     "unetpp-separable": ModelSpec(
         preset="unetpp-separable", family="unetpp", stages=5, options={"block": "separable"}
     ),
+    **{
+        f"reference-{adapter}": ModelSpec(
+            preset=f"reference-{adapter}", family="reference", options={"adapter": adapter}
+        )
+        for adapter in ("separable", "series", "parallel", "shared", "independent")
+    },
 }
 DEFAULT_PRESET = "base"
 
@@ -210,16 +232,19 @@ class TrainSpec(Frozen):
     """How a network is trained; the defaults are the preset's.
 
     steps counts all domains together; time_s, where given, is the budget instead; balanced_share is
-    the first part of it, in which small labels weigh more than their size; elastic: every patch is
-    deformed as for U-Net.
+    the first part of it, in which small labels weigh more than their size. elastic: every patch is
+    deformed as for U-Net. schedule: polynomial decay over the budget, or halving whenever the loss
+    stalls. cube: the edge, in voxels, of the cube to which every patch is resized; None keeps the
+    plan's own patch and spacing.
     """
 
     steps: int = Field(default=STEPS_PER_DOMAIN, ge=1)
     time_s: float | None = Field(default=None, gt=0)
-    optimiser: Literal["muon", "adamw", "sgd"] = "muon"
+    optimiser: Literal["muon", "adamw", "adam", "sgd"] = "muon"
     learning_rate: float = Field(default=1e-2, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
     warmup_steps: int = Field(default=40, ge=0)
+    schedule: Literal["polynomial", "plateau"] = "polynomial"
     decay_power: float = Field(default=0.9, gt=0)
     clip_norm: float = Field(default=12.0, gt=0)
     foreground_share: float = Field(default=1 / 3, ge=0, le=1)
@@ -227,14 +252,34 @@ class TrainSpec(Frozen):
     loss: str = "dice_ce"
     balanced_share: float = Field(default=0.5, ge=0, le=1)
     elastic: bool = False
+    cube: int | None = Field(default=None, ge=8, multiple_of=2)
     seed: int = 0
     fold: int | Literal["all"] = 0
 
 
-# What a preset is trained by where its source says so; by the defaults above where it has no line.
+# Huang et al. 2019 and their code: batches of two patches, both with foreground; no clipping.
+_REFERENCE = TrainSpec(
+    optimiser="adam",
+    learning_rate=3e-4,
+    weight_decay=5e-4,
+    warmup_steps=0,
+    schedule="plateau",
+    clip_norm=1e6,
+    foreground_share=1.0,
+    loss="lovasz_focal",
+    balanced_share=0.0,
+    cube=128,
+)
+# How a network of a preset is trained where its source says so, trunk and banks alike; where a
+# preset has no line, by the defaults above.
 RECIPES: dict[str, TrainSpec] = {
     # Ronneberger et al. 2015, section 3: SGD with momentum 0.99, one large tile a step
     "unet-paper": TrainSpec(optimiser="sgd", weight_decay=0),
+    **{
+        f"reference-{adapter}": _REFERENCE
+        for adapter in ("separable", "series", "parallel", "shared")
+    },
+    "reference-independent": _REFERENCE.model_copy(update={"cube": None}),
 }
 
 

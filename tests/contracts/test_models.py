@@ -11,6 +11,7 @@ from u2net3d.infer.engines import Engines
 from u2net3d.models import FAMILIES, network
 from u2net3d.models.blocks import BLOCKS
 from u2net3d.models.network import BankShape, changing
+from u2net3d.models.reference_units import UNITS
 from u2net3d.spec import DomainSpec, ModelSpec, Plan, ZScoreNormalisation
 
 FULL, HALF, FLAT = (1, 1, 1), (2, 2, 2), (1, 2, 2)
@@ -21,9 +22,15 @@ SMALL = {"base_channels": 4, "stages": 4}
 MODELS = {
     "universal": ModelSpec(**SMALL),
     **{
+        f"reference, {adapter}": ModelSpec(
+            family="reference", options={"adapter": adapter}, **SMALL
+        )
+        for adapter in UNITS
+    },
+    **{
         f"{family}, {block}": ModelSpec(family=family, options={"block": block}, **SMALL)
         for family in FAMILIES
-        if family != "universal"
+        if family not in ("universal", "reference")
         for block in BLOCKS
     },
     "unetpp, batch norm": ModelSpec(family="unetpp", options={"norm": "batch"}, **SMALL),
@@ -59,11 +66,17 @@ OTHER = BankShape(channels=1, classes=2, strides=(FULL, HALF, FLAT), kernels=(CU
 
 
 def made(model, shape):
-    """A network with banks `old` and `new`, and with statistics of an image where it keeps any."""
+    """A network with banks `old` and `new`, whose biases behind norms say something.
+
+    With biases of 0 a later norm takes away what the weight of an earlier one does.
+    """
     torch.manual_seed(0)
     net = network(model)
     net.add_bank("old", OTHER)
     net.add_bank("new", shape)
+    for name, bias in net.named_parameters():
+        if name.endswith("bias") and bias.requires_grad:
+            torch.nn.init.normal_(bias)
     return net.train()
 
 
@@ -130,7 +143,8 @@ def test_with_a_frozen_trunk_gradients_reach_the_bank_alone(case):
     net, _, x = case
     net.freeze_trunk()
     loss_of(net.train()(x, "new")).backward()
-    assert reached(net) == {name for name, _ in net.named_parameters() if "banks.new." in name}
+    assert reached(net) == net.learning("new")
+    assert all(name.startswith("banks.new.") for name in reached(net))
 
 
 def test_an_answer_is_a_list_full_resolution_first(case):

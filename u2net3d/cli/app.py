@@ -208,6 +208,24 @@ def import_domain(
     domains.import_file(file, name, model)
 
 
+@app.command("import-reference")
+def import_reference(
+    checkpoint: Annotated[Path, typer.Argument(help="A state dict of the official code.")],
+    domains: Annotated[
+        str | None, typer.Option("--domains", help="Those of its --tasks, in that order.")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", help="JSON list that describes other domains.")
+    ] = None,
+    model: ModelFolder = MODEL,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make a model of a checkpoint of u2net_torch, the official code of 3D U2-Net."""
+    from u2net3d.cli import importing
+
+    importing.import_reference(checkpoint, domains, plan, model, overwrite)
+
+
 @app.command()
 def predict(
     images: Annotated[

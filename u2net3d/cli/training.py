@@ -87,7 +87,7 @@ def add_domain(name: str, data: Path, patients: int | None, init: str, options: 
     else:
         folds = []
         _require_one_fold(options)
-    request = _request(options, TrainSpec(learning_rate=BANK_LEARNING_RATE))
+    request = _request(options, _recipe_of_bank(options.model))
     dataset = find_dataset(data, name)
 
     def one(request: Request) -> None:
@@ -106,15 +106,28 @@ def add_domain(name: str, data: Path, patients: int | None, init: str, options: 
 def update_domain(name: str, data: Path, init: str | None, force: bool, options: Options) -> None:
     """Trains a domain further, or anew, and replaces its bank; the others do not change."""
     _require_one_fold(options)
-    further = TrainSpec(balanced_share=0)  # it has left the background long ago
-    anew = TrainSpec(learning_rate=BANK_LEARNING_RATE)
-    request = _request(options, further if init is None else anew)
+    recipe = _recipe_of_bank(options.model)
+    if init is None:
+        further = RECIPES.get(_preset_of(options.model), TrainSpec())
+        # it has left the background long ago
+        recipe = further.model_copy(update={"balanced_share": 0.0})
+    request = _request(options, recipe)
     dataset = find_dataset(data, name)
     update = Update(dataset, init, force)
     with listener([dataset.domain]) as watching:
         result, manifest = update_bank(update, request, watching, say, show_prepared)
     _report(options.model, options.model / "runs", result, manifest)
     say(f"replaced; `u2net3d rollback {dataset.domain}` brings the old bank back")
+
+
+def _recipe_of_bank(model: Path) -> TrainSpec:
+    """How a new bank is trained: as the model's preset says, else by the default, faster."""
+    return RECIPES.get(_preset_of(model), TrainSpec(learning_rate=BANK_LEARNING_RATE))
+
+
+def _preset_of(model: Path) -> str:
+    """The preset of a model, or of the first of its folds. Raises ModelError for no model."""
+    return store.read_manifest(store.models_in(model)[0]).model.preset
 
 
 def _require_one_fold(options: Options) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from u2net3d.models.fcn import Fcn
 from u2net3d.models.network import Bank, BankShape, Network
+from u2net3d.models.reference import ReferenceNet
 from u2net3d.models.unet import UNet
 from u2net3d.models.unetpp import UNetPP
 from u2net3d.models.universal import UniversalNet
@@ -11,6 +12,7 @@ from u2net3d.spec import ModelSpec
 
 FAMILIES: dict[str, type[Network]] = {
     "universal": UniversalNet,
+    "reference": ReferenceNet,
     "unet": UNet,
     "unetpp": UNetPP,
     "fcn": Fcn,

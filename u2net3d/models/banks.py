@@ -49,8 +49,3 @@ class UniversalBank(Bank):
             Head(c, shape.classes, (1, 1, 1) if i else entry)
             for i, c in enumerate(width[: max(1, len(levels))])
         )
-
-    def adapters(self) -> int:
-        """Weights of the bank without stem and heads, found by type."""
-        units = (module for module in self.modules() if isinstance(module, UnitBank))
-        return sum(weight.numel() for unit in units for weight in unit.parameters())

@@ -10,6 +10,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from u2net3d.models.units import End
 from u2net3d.spec import DomainSpec, Level, ModelSpec, Plan
 from u2net3d.volume import Triple
 
@@ -47,9 +48,15 @@ class Bank(nn.Module):
         super().__init__()
         self.shape = shape
 
+    def ends(self) -> tuple[str, ...]:
+        """How the names of what belongs to stem and heads begin."""
+        return tuple(f"{name}." for name, part in self.named_modules() if isinstance(part, End))
+
     def adapters(self) -> int:
         """Weights of the bank that adapt the trunk to the domain: without its stem and heads."""
-        return 0
+        ends = self.ends()
+        named = self.named_parameters()
+        return sum(weight.numel() for name, weight in named if not name.startswith(ends))
 
 
 class Network(nn.Module):
@@ -123,11 +130,11 @@ class Network(nn.Module):
         A trunk is laid out as the banks are: a module of it serves those that have one of its name.
         """
         own = {name for name, _ in self.bank(domain).named_modules()}
-        found = {f"banks.{domain}.{name}" for name, _ in self.bank(domain).named_parameters()}
-        for name, _ in self.trunk.named_parameters():
+        parts = {f"banks.{domain}.{name}": w for name, w in self.bank(domain).named_parameters()}
+        for name, weight in self.trunk.named_parameters():
             if name.rpartition(".")[0] in own:
-                found.add(f"trunk.{name}")
-        return found
+                parts[f"trunk.{name}"] = weight
+        return {name for name, weight in parts.items() if weight.requires_grad}
 
     def freeze_trunk(self) -> None:
         """From now on no step changes the trunk; `train()` does not undo it."""

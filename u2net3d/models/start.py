@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from u2net3d.models.network import Bank
-from u2net3d.models.units import Head, Stem
+from u2net3d.models.units import Entry, Head
 from u2net3d.spec import DomainSpec
 
 
@@ -21,7 +21,7 @@ def start_from(bank: Bank, others: Sequence[Bank]) -> int:
     and so does what no other bank holds.
     """
     taken = 0
-    ends = tuple(f"{name}." for name, part in bank.named_modules() if isinstance(part, Stem | Head))
+    ends = bank.ends()
     for name, weight in [*bank.named_parameters(), *bank.named_buffers()]:
         if name.startswith(ends):
             continue
@@ -44,7 +44,7 @@ def copy_ends(bank: Bank, spec: DomainSpec, other: Bank, other_spec: DomainSpec)
     known = {name: row for row, name in enumerate(_plain(other_spec.labels)) if row}
     rows = [(row, known[name]) for row, name in enumerate(_plain(spec.labels)) if name in known]
     for name, part in bank.named_modules():
-        if isinstance(part, Stem) and _plain(spec.channels) == _plain(other_spec.channels):
+        if isinstance(part, Entry) and _plain(spec.channels) == _plain(other_spec.channels):
             for tensor, weight in part.named_parameters():
                 held = _held(other, f"{name}.{tensor}", weight)
                 if held is not None:

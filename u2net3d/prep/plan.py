@@ -28,7 +28,15 @@ from u2net3d.spec import (
 )
 from u2net3d.volume import Triple, TripleF
 
-__all__ = ["domain_spec", "expected_memory_bytes", "make_plan", "mirroring", "spec_of", "topology"]
+__all__ = [
+    "cubed",
+    "domain_spec",
+    "expected_memory_bytes",
+    "make_plan",
+    "mirroring",
+    "spec_of",
+    "topology",
+]
 
 BUDGET = Budget()
 MAX_SHARE = 0.05  # of all training voxels in one step, against overfitting
@@ -58,14 +66,21 @@ def domain_spec(
     max_stages: int,
     *,
     budget: Budget = BUDGET,
+    cube: int | None = None,
     progress: Progress = silent,
 ) -> DomainSpec:
     """All that `cases`, the training cases of `dataset`, decide about their domain.
 
-    Raises DataError when none of them holds a label, and what `read_case` raises.
+    cube: the edge of the cube that every patch is resized to (`cubed`), of which two are a batch,
+    whatever `budget` says; None for none. Raises DataError when none of them holds a label,
+    and what `read_case` raises.
     """
     facts = fingerprint(dataset, cases, progress)
-    return spec_of(dataset, facts, max_stages, budget=budget)
+    if cube is None:
+        return spec_of(dataset, facts, max_stages, budget=budget)
+    least = BUDGET.least_batch
+    spec = spec_of(dataset, facts, max_stages, budget=Budget(voxels=least * cube**3))
+    return spec.model_copy(update={"plan": cubed(spec.plan, cube, max_stages)})
 
 
 def spec_of(
@@ -127,6 +142,27 @@ def topology(spacing_mm: TripleF, patch: Triple, max_stages: int) -> Topology:
     kept = Topology(patch, strides[:max_stages], kernels[:max_stages])
     d, h, w = (-(-size // by) * by for size, by in zip(patch, kept.divisor, strict=True))
     return Topology((d, h, w), kept.strides, kept.kernels)
+
+
+def cubed(plan: Plan, edge: int, max_stages: int) -> Plan:
+    """The plan with its patch resized to a cube of `edge` voxels, as Huang et al. 2019 do.
+
+    To resize every patch is to prepare the volume on another grid: spacing x patch / edge. All axes
+    are halved together, as long as the edge allows, with kernels of 3x3x3; the batch is two cubes.
+    """
+    stages = 1
+    while stages < max_stages and edge % 2**stages == 0 and edge >> stages >= MIN_EDGE:
+        stages += 1
+    pairs = zip(plan.spacing_mm, plan.patch_size, strict=True)
+    d, h, w = (mm * size / edge for mm, size in pairs)
+    return Plan(
+        spacing_mm=(d, h, w),
+        normalisation=plan.normalisation,
+        patch_size=(edge, edge, edge),
+        batch_size=BUDGET.least_batch,
+        strides=((1, 1, 1), *[(2, 2, 2)] * (stages - 1)),
+        kernels=((3, 3, 3),) * stages,
+    )
 
 
 def expected_memory_bytes(plan: Plan, model: ModelSpec, *, channels: int, classes: int) -> int:

@@ -75,7 +75,8 @@ def _add_domain(
     require_free(request.model, folder, request, [dataset.domain])
     sources = sources_of(init, [name for name in specs if name != dataset.domain])
     cases = _first_patients(split(dataset, request.spec.fold), patients)
-    spec = planned(dataset, cases.training, model, counted(dataset, prepared, "measured"))
+    measured = counted(dataset, prepared, "measured")
+    spec = planned(dataset, cases.training, model, request.spec.cube, measured)
     net = with_new_bank(net, spec, specs, sources, request.spec.seed, ends=init != "mean")
     each = learner(dataset, spec, cases, request, prepared)
     trunk = store.read_manifest(request.model).trunk_id

@@ -27,6 +27,7 @@ from u2net3d.train.guard import MOST_RETURNS, Guard
 from u2net3d.train.history import History
 from u2net3d.train.interrupt import held_back, stopping
 from u2net3d.train.optimiser import optimiser_for, trained
+from u2net3d.train.plateau import Plateau
 from u2net3d.train.roles import Listener, Result, Run
 from u2net3d.train.schedule import (
     Progress,
@@ -88,6 +89,7 @@ class _Loop:
         self.net, self.run, self.listener = net, run, listener
         self.optimiser = optimiser_for(net, run.spec)
         self.guard = Guard(net, self.optimiser, tuple(each.spec.name for each in run.learners))
+        self.plateau = Plateau()
         self.history = History(run.folder)
         self.at = Progress(0, 0.0)
         self.validations = 0
@@ -124,6 +126,8 @@ class _Loop:
 
     def _step(self, batch: Batch, share: float) -> None:
         rate = learning_rate(self.run.spec, self.at.step, share) * self.guard.scale
+        if self.run.spec.schedule == "plateau":
+            rate *= self.plateau.scale
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.guard.before(self.at.step)
@@ -135,6 +139,8 @@ class _Loop:
             row = (self.at.step, batch.domain, loss, rate, self._elapsed())
             self.history.step(*row) if moved else self.history.skipped(*row)
             notes = self._judge(batch, loss, moved)
+            if moved:
+                self.plateau.after(loss)
             self.at = replace(self.at, step=self.at.step + 1, elapsed_s=self._elapsed())
         for note in notes:
             self.listener.told(note)
@@ -228,6 +234,7 @@ class _Loop:
                     for name, score in self.best_scores.items()
                 },
                 guard=self.guard.state(),
+                plateau=self.plateau.state(),
             ),
         )
 
@@ -236,6 +243,7 @@ class _Loop:
         self.net.load_state_dict(saved.net, strict=False)  # the rest of it is not of this run
         self.optimiser.load_state_dict(saved.optimiser)
         self.guard.restore(saved.guard)
+        self.plateau.restore(saved.plateau)
         self.at = Progress(saved.step, saved.elapsed_s, saved.validated_at_s, saved.validation_s)
         self.saved_at, self.validations = saved.elapsed_s, saved.validations
         self.best_net, self.best_step = saved.best_net, saved.best_step

@@ -1,4 +1,4 @@
-"""The optimiser: AdamW, and for the trunk's matrices orthogonalised momentum."""
+"""The optimiser: AdamW, and for the trunk's matrices orthogonalised momentum; others by name."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ def optimiser_for(net: Network, spec: TrainSpec) -> torch.optim.Optimizer:
         )
     if spec.optimiser == "adamw":
         return torch.optim.AdamW(weights, rate, weight_decay=decay, fused=True)
+    if spec.optimiser == "adam":  # the decay is part of the gradient
+        return torch.optim.Adam(weights, rate, weight_decay=decay, fused=True)
     return Muon(weights, _matrices(net), rate, decay)
 
 

@@ -12,9 +12,15 @@ from u2net3d.spec import DomainSpec, ModelSpec
 
 
 def planned(
-    dataset: Dataset, cases: Sequence[Case], model: ModelSpec, progress: Progress
+    dataset: Dataset,
+    cases: Sequence[Case],
+    model: ModelSpec,
+    cube: int | None,
+    progress: Progress,
 ) -> DomainSpec:
     """`domain_spec` of the training cases within the model's budget, with its network's margin."""
-    spec = domain_spec(dataset, cases, model.stages, budget=model.budget, progress=progress)
+    spec = domain_spec(
+        dataset, cases, model.stages, budget=model.budget, cube=cube, progress=progress
+    )
     margin = FAMILIES[model.family].margin(model, spec.plan)
     return spec.model_copy(update={"plan": spec.plan.model_copy(update={"margin": margin})})

@@ -87,6 +87,7 @@ def _train_model(
             dataset,
             splits[dataset.domain].training,
             model,
+            request.spec.cube,
             counted(dataset, prepared, "measured"),
         )
         for dataset in datasets

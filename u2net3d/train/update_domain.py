@@ -101,7 +101,7 @@ def _update(
     cases, remark = kept_sides(dataset, request.spec.fold, request.model)
     if remark:
         say(f"{name}: {remark}")
-    spec = _spec(update, before, cases, prepared)
+    spec = _spec(update, before, cases, prepared, request.spec.cube)
     sources = [name]
     if update.init is not None:
         sources = sources_of(update.init, [other for other in before.specs if other != name])
@@ -129,13 +129,14 @@ def _update(
     return result, manifest
 
 
-def _spec(update: Update, before: _Before, cases: Split, prepared: Prepared) -> DomainSpec:
+def _spec(
+    update: Update, before: _Before, cases: Split, prepared: Prepared, cube: int | None
+) -> DomainSpec:
     """The domain's own specification where it is trained on, a new one where it begins anew."""
     dataset, old = update.dataset, before.specs[update.dataset.domain]
     if update.init is not None:
-        return planned(
-            dataset, cases.training, before.model, counted(dataset, prepared, "measured")
-        )
+        measured = counted(dataset, prepared, "measured")
+        return planned(dataset, cases.training, before.model, cube, measured)
     for what, there, given in (
         ("labels", old.labels, dataset.labels),
         ("channels", old.channels, dataset.channels),
