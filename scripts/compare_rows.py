@@ -154,8 +154,11 @@ class Row(Frozen):
     @property
     def block(self) -> str:
         """What its stages are made of: `plain`, `residual` or `separable`."""
-        own = "separable" if self.asked.model.family == "universal" else "plain"
-        return str(self.asked.model.options.get("block", own))
+        family, options = self.asked.model.family, self.asked.model.options
+        if family == "reference":  # its adapters are the question there
+            return "separable" if options.get("adapter") == "separable" else "residual"
+        own = "separable" if family == "universal" else "plain"
+        return str(options.get("block", own))
 
     @property
     def together(self) -> bool:
@@ -168,18 +171,22 @@ class Row(Frozen):
         return self.trunk + sum(outcome.weights for outcome in self.outcomes.values())
 
     @property
-    def name(self) -> str:
-        """What tables and pictures call it."""
+    def contestant(self) -> str:
+        """What tables and pictures call the run."""
         asked = self.asked
         parts = [
             asked.preset,
-            f"L{self.level}" if self.level is not None else "",
             "(together)" if self.together else "",
             *(f"{k}={json.dumps(v)}" for k, v in asked.training.items() if k[:7] != "elastic"),
             "+ own recipe" if asked.recipe == "own" else "",
             "+ elastic" if asked.elastic else "",
         ]
         return " ".join(part for part in parts if part)
+
+    @property
+    def name(self) -> str:
+        """The run and, where it was cut down, the level that answers."""
+        return self.contestant + (f" cut to L{self.level}" if self.level is not None else "")
 
 
 def read_rows(path: Path) -> list[Row]:
