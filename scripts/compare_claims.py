@@ -53,9 +53,8 @@ def near_independents(groups: Sequence[Group]) -> list[Claim]:
         verdict = decided(gap + NEAR, noise) if small else "contradicted"
         numbers = f"{name}: {dices(pairs)}; mean {gap:+.3f}; {share:.1%} of the weights"
         found.append(Claim(title, verdict, numbers))
-    return found or [
-        missing(title, "reference-independent` and, with `--together`, `--presets base,paper`")
-    ]
+    commands = ("--presets reference-independent", "--together --presets base,paper")
+    return found or [missing(title, *commands)]
 
 
 def separable_cost(groups: Sequence[Group]) -> list[Claim]:
@@ -73,7 +72,7 @@ def separable_cost(groups: Sequence[Group]) -> list[Claim]:
             f"and heads included, {net:.4f} of one with dense convolutions in their place"
         )
         found.append(Claim(title, verdict, numbers))
-    return found or [missing(title, "base,paper`")]
+    return found or [missing(title, "--presets base,paper")]
 
 
 def separable_time(groups: Sequence[Group]) -> list[Claim]:
@@ -85,7 +84,7 @@ def separable_time(groups: Sequence[Group]) -> list[Claim]:
         lambda g: all_but(g, "block"),
     )
     if not pairs:
-        return [missing(title, "unetpp,unetpp:block=separable`")]
+        return [missing(title, "--presets unetpp,unetpp:block=separable")]
     macs = between(pairs, lambda o: o.macs.total if o.macs else 1)
     time = between(pairs, lambda o: o.step_s)
     numbers = (
@@ -107,7 +106,7 @@ def mostly_pointwise(groups: Sequence[Group]) -> list[Claim]:
         verdict: Verdict = "confirmed" if share > 0.5 else "contradicted"
         numbers = f"{name}: {share:.0%} pointwise, {depthwise:.0%} depthwise"
         found.append(Claim(title, verdict, numbers))
-    return found or [missing(title, "base,paper`")]
+    return found or [missing(title, "--presets base,paper")]
 
 
 def pruned(groups: Sequence[Group]) -> list[Claim]:
@@ -133,7 +132,7 @@ def pruned(groups: Sequence[Group]) -> list[Claim]:
             f"{faster:.1f} times faster on a volume"
         )
         found.append(Claim(title, verdict, numbers))
-    return found or [missing(title, "unetpp` on a domain of five stages")]
+    return found or [missing(title, "--presets unetpp")]
 
 
 def few_images(groups: Sequence[Group]) -> list[Claim]:
@@ -163,14 +162,17 @@ def few_images(groups: Sequence[Group]) -> list[Claim]:
             f"{gap:+.3f} beside all patients without it"
         )
         found.append(Claim(title, verdict, numbers))
-    return found or [missing(title, "unet,base --cases 3` (and 10), with and without `--elastic`")]
+    commands = [
+        f"--presets unet,base {few}".rstrip() for few in ("--cases 3", "--cases 3 --elastic", "")
+    ]
+    return found or [missing(title, *commands)]
 
 
 def long_skips(groups: Sequence[Group]) -> list[Claim]:
     title = "Long skips, from the encoder to the answer, raise Dice"
     fcn = [g for g in groups if g.plainly and g.family == "fcn"]
     fine, coarse = ([g for g in fcn if _scale(g) == n] for n in (8, 32))
-    return _compared(title, paired(fine, coarse, lambda _: None), "fcn-8s,fcn-32s`")
+    return _compared(title, paired(fine, coarse, lambda _: None), "fcn-8s,fcn-32s")
 
 
 def short_skips(groups: Sequence[Group]) -> list[Claim]:
@@ -178,7 +180,7 @@ def short_skips(groups: Sequence[Group]) -> list[Claim]:
     whole = [g for g in groups if g.plainly and g.whole]
     with_them, without = ([g for g in whole if _residual(g) is wanted] for wanted in (True, False))
     pairs = paired(with_them, without, lambda g: all_but(g, "block", "residual"))
-    return _compared(title, pairs, "base,base:residual=false,unet,unet:block=residual`")
+    return _compared(title, pairs, "base,base:residual=false,unet,unet:block=residual")
 
 
 def depth_and_size(groups: Sequence[Group]) -> list[Claim]:
@@ -195,7 +197,7 @@ def depth_and_size(groups: Sequence[Group]) -> list[Claim]:
             f"largest third {large:+.3f}"
         )
         claims.append(Claim(title, decided(large - small, noise), numbers))
-    return claims or [missing(title, "unetpp`")]
+    return claims or [missing(title, "--presets unetpp")]
 
 
 CLAIMS: tuple[Callable[[Sequence[Group]], list[Claim]], ...] = (
@@ -214,7 +216,7 @@ CLAIMS: tuple[Callable[[Sequence[Group]], list[Claim]], ...] = (
 def _compared(title: str, pairs: Sequence[tuple[Group, Group]], presets: str) -> list[Claim]:
     """One claim of all pairs that the first of each is better."""
     if not pairs:
-        return [missing(title, presets)]
+        return [missing(title, f"--presets {presets}")]
     gap, noise = mean_gap(pairs)
     numbers = f"{dices(pairs, named=True)}; mean {gap:+.3f}"
     return [Claim(title, decided(gap, noise), numbers)]

@@ -27,9 +27,10 @@ class Claim:
     numbers: str
 
 
-def missing(title: str, presets: str) -> Claim:
-    """A claim that no row speaks of; presets: the end of the command that would make some."""
-    return Claim(title, "not decided", f"no rows: `{RUN} --presets {presets} would make them")
+def missing(title: str, *options: str) -> Claim:
+    """A claim that no row speaks of; options: the ends of the commands that would make some."""
+    commands = " and ".join(f"`{RUN} {option}`" for option in options)
+    return Claim(title, "not decided", f"no rows: {commands} would make them")
 
 
 def decided(value: float, noise: float) -> Verdict:
@@ -74,7 +75,7 @@ def dices(pairs: Pairs, *, named: bool = False) -> str:
 def is_separable(group: Group) -> bool:
     """Whether the network has depthwise and pointwise convolutions in pairs, and is whole."""
     macs = group.outcome.macs
-    return macs is not None and macs.pairs > 0 and group.whole and group.plainly
+    return macs is not None and macs.pairs > 0 and group.whole
 
 
 def by_name(groups: Iterable[Group]) -> list[tuple[str, list[Group]]]:

@@ -58,8 +58,8 @@ scripts/compare --report docs/comparison.md
 ```
 
 A run that has its row is not run again; one that was stopped goes on from its checkpoint.
-`--cpu-seconds` in place of `--time` gives every network the same processor time for its steps, which
-does not depend on what else the machine does.
+`--cpu-seconds` in place of `--time` gives every network the same processor time for its steps,
+which does not depend on what else the machine does.
 """
 
 

@@ -77,8 +77,9 @@ def row(preset="base", domain="liver", dice=0.8, seed=0, **changes):
     }  # fmt: skip
     asked |= {key: changes.pop(key) for key in [*changes] if key in Asked.model_fields}
     thirds = changes.pop("terciles", (dice - 0.1, dice, dice + 0.1))
+    label = LabelOutcome(dice=dice, terciles=thirds, voxels=(9, 50, 99))
     outcome = {
-        "dice": dice, "labels": {"it": LabelOutcome(dice=dice, terciles=thirds, voxels=(9, 50, 99))},
+        "dice": dice, "labels": {"it": label},
         "training_cases": 4, "validation_cases": 3, "patch": (8, 8, 8), "batch": 2, "stages": 5,
         "weights": 100, "macs": None, "step_s": 0.5, "volume_s": 2.0,
     }  # fmt: skip
@@ -92,7 +93,7 @@ def row(preset="base", domain="liver", dice=0.8, seed=0, **changes):
 
 
 def verdicts(claim, *rows):
-    """title -> verdict is too long to read: the verdicts of a claim by its rows."""
+    """(verdict, numbers) of everything that a function of compare_claims says of the rows."""
     import compare_claims
     from compare_groups import groups_of
 
@@ -211,7 +212,7 @@ def test_processor_time_becomes_steps_by_the_time_of_a_step(compare, monkeypatch
     import compare_worker
 
     times = {"heart": 0.5, "liver": 1.5}
-    monkeypatch.setattr(compare_worker, "step_seconds", lambda net, spec, _: times[spec.name])
+    monkeypatch.setattr(compare_worker, "step_seconds", lambda _, spec, __: times[spec.name])
     budget = ("--cpu-seconds", "2", "--threads", "1")
     assert compare(budget=budget, domains="heart,liver")[1][0].steps == 4
     together = compare("--together", budget=budget, domains="heart,liver")[1][-1]
