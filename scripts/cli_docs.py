@@ -38,6 +38,7 @@ ABSENT = {
     "overlap": f"{Options().overlap}",
     "tta": "no",
     "max_memory": "256 MB for sums",
+    "preset": "every preset",
 }
 
 NOTES = {
@@ -56,7 +57,8 @@ of the best. `--fold 0-4` or `--fold 0,2` trains a whole model per fold, see
 `--resume` goes on from the last checkpoint and wants the same data, domains, seed, fold and budget.
 The whole folder of `--model` is described in [formats](formats.md#model-folder). Whole validation
 cases are
-segmented {TrainSpec().validations} times in a run.
+segmented {TrainSpec().validations} times in a run. `--elastic` deforms every patch as published for
+U-Net, see [design](design.md#elastic-deformation).
 """,
     "add-domain": """\
 `--cases` counts patients. `--init mean` starts from the mean of the model's banks, with fresh stem
@@ -130,6 +132,16 @@ folder.
 """,
     "domains": """\
 `weights` are those of the whole bank, `adapters` those without stem and heads.
+""",
+    "models": """\
+Counted while the network runs on shapes alone, so any patch takes a second and no memory: every
+convolution of one pass in prediction, padding included; norms, activations and pooling are not.
+`pointwise` is the share of the multiply-adds in 1×1×1 convolutions, `of dense` what the separable
+units take of what dense convolutions in their place would, counted, beside 1/N + 1/k of their N
+channels and kernels of k voxels. Without `--domain` voxels are cubes and strides follow the planning
+rules, which may enlarge the patch. `--json` prints `{preset: {"family", "channels", "classes",
+"strides", "kernels", "stages", "patch", "trunk_weights", "bank_weights", "adapter_weights",
+"multiply_adds", "flops" (twice that), "multiply_adds_by_kind", "pointwise_share", "separable"}}`.
 """,
     "verify": """\
 Also checks the ledger and the kept versions, and says which domain files were put in by hand.

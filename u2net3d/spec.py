@@ -25,6 +25,9 @@ _ATTRIBUTES = (
 RESERVED_NAMES = frozenset({*_WORDS, *_ATTRIBUTES})
 
 
+Level = int | Literal["mean"]  # a depth at which a network answers, from 1 on, or the mean of all
+
+
 class Frozen(BaseModel):
     """A value: never changed, compared by content, no unknown fields."""
 
@@ -164,7 +167,8 @@ class TrainSpec(Frozen):
     """How a network is trained; the defaults are the preset's.
 
     steps counts all domains together; time_s, where given, is the budget instead; balanced_share is
-    the first part of it, in which small labels weigh more than their size.
+    the first part of it, in which small labels weigh more than their size; elastic: every patch is
+    deformed as for U-Net.
     """
 
     steps: int = Field(default=STEPS_PER_DOMAIN, ge=1)
@@ -179,6 +183,7 @@ class TrainSpec(Frozen):
     validations: int = Field(default=10, ge=1)
     loss: str = "dice_ce"
     balanced_share: float = Field(default=0.5, ge=0, le=1)
+    elastic: bool = False
     seed: int = 0
     fold: int | Literal["all"] = 0
 

@@ -55,15 +55,20 @@ def weight_files(folder):
 
 
 @pytest.mark.parametrize(
-    ("stop_after", "validations"),
-    [(1, 1), (3, 2), (4, 2)],  # 4: between a step and the validation that is due after it
+    ("stop_after", "validations", "training"),
+    [
+        (1, 1, {}),
+        (3, 2, {}),
+        (4, 2, {}),  # between a step and the validation that is due after it
+        (3, 1, {"elastic": True, "loss": "border_ce"}),
+    ],
 )
 def test_n_steps_and_the_rest_are_all_the_steps(
-    fit, tmp_path, identical, monkeypatch, stop_after, validations
+    fit, tmp_path, identical, monkeypatch, stop_after, validations, training
 ):
     monkeypatch.setattr("u2net3d.train.run.card", lambda *_: {})  # seconds differ
     whole, halves = tmp_path / "whole", tmp_path / "halves"
-    budget = {"steps": 8, "validations": validations}
+    budget = {"steps": 8, "validations": validations, **training}
     once = fit(whole, **budget)
     first = fit(halves, stop_after, **budget)
     second = fit(halves, resume=True, **budget)

@@ -34,6 +34,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 Cache = Annotated[
     Path | None, typer.Option("--cache", help="Prepared cases; the user's cache by default.")
 ]
+Elastic = Annotated[bool, typer.Option("--elastic", help="Deform every patch, as for U-Net.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -69,6 +70,7 @@ def train(
     overwrite: Overwrite = False,
     seed: Seed = 0,
     cache: Cache = None,
+    elastic: Elastic = False,
 ) -> None:
     """Train a new model on one or more domains."""
     from u2net3d.cli import training
@@ -77,7 +79,7 @@ def train(
         domains.split(","),
         data,
         preset,
-        training.Options(model, steps, time, fold, device, resume, overwrite, seed, cache),
+        training.Options(model, steps, time, fold, device, resume, overwrite, seed, cache, elastic),
     )
 
 
@@ -100,11 +102,14 @@ def add_domain(
     overwrite: Overwrite = False,
     seed: Seed = 0,
     cache: Cache = None,
+    elastic: Elastic = False,
 ) -> None:
     """Teach a model one more domain; its trunk stays frozen."""
     from u2net3d.cli import training
 
-    options = training.Options(model, steps, time, fold, device, resume, overwrite, seed, cache)
+    options = training.Options(
+        model, steps, time, fold, device, resume, overwrite, seed, cache, elastic
+    )
     training.add_domain(name, data, cases, init, options)
 
 
@@ -125,11 +130,14 @@ def update_domain(
     overwrite: Overwrite = False,
     seed: Seed = 0,
     cache: Cache = None,
+    elastic: Elastic = False,
 ) -> None:
     """Train a domain further when cases arrive; the old bank is kept."""
     from u2net3d.cli import training
 
-    options = training.Options(model, steps, time, fold, device, resume, overwrite, seed, cache)
+    options = training.Options(
+        model, steps, time, fold, device, resume, overwrite, seed, cache, elastic
+    )
     training.update_domain(name, data, init, force, options)
 
 
@@ -308,6 +316,26 @@ def domains(model: ModelFolder = MODEL, json: Json = False) -> None:
     from u2net3d.cli import reading
 
     reading.domains(model, json)
+
+
+@app.command()
+def models(
+    preset: Annotated[str | None, typer.Option("--preset", help="One network alone.")] = None,
+    patch: Annotated[str, typer.Option("--patch", help="Voxels: D,H,W.")] = "128,128,128",
+    channels: Annotated[int, typer.Option("--channels", min=1, help="Of the image.")] = 1,
+    classes: Annotated[
+        int, typer.Option("--classes", min=2, help="Labels, background included.")
+    ] = 2,
+    domain: Annotated[
+        str | None, typer.Option("--domain", help="A domain of --model in place of these three.")
+    ] = None,
+    model: ModelFolder = MODEL,
+    json: Json = False,
+) -> None:
+    """Say what each preset costs: weights, and multiply-adds for a patch."""
+    from u2net3d.cli import models as costs
+
+    costs.models(preset, patch, channels, classes, domain, model, json)
 
 
 @app.command()

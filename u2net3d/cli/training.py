@@ -42,6 +42,7 @@ class Options:
     overwrite: bool
     seed: int
     cache: Path | None
+    elastic: bool = False
 
 
 def train(names: list[str], data: Path, preset: str, options: Options) -> None:
@@ -147,6 +148,7 @@ def _request(options: Options, preset: TrainSpec) -> Request:
             "time_s": seconds_of(options.time) if options.time else None,
             "seed": options.seed,
             "fold": _fold(options.fold),
+            "elastic": options.elastic or preset.elastic,
         }
     )
     return Request(

@@ -9,23 +9,29 @@ from torch import Tensor
 
 
 def supervised(
-    loss: Callable[[Tensor, Tensor, float], Tensor],
+    loss: Callable[..., Tensor],
     outputs: Sequence[Tensor],
     target: Tensor,
     balance: float = 0.0,
+    border: Tensor | None = None,
 ) -> Tensor:
     """Mean of `loss` over the levels with weights 1, 1/2, 1/4 ... normalised to sum 1.
 
     outputs: logits (B, K, d, h, w), full resolution first; target (B, D, H, W) int64, taken at the
     voxels where the coarser grids have theirs: a strided convolution with padding 1 looks at every
-    second voxel, beginning with the first. balance: handed on to the loss.
+    second voxel, beginning with the first. balance, and border (B, D, H, W) at the
+    same voxels as the target, are handed on to the loss; border only where it is given.
     """
     weights = [0.5**level for level in range(len(outputs))]
     terms = [
-        weight * loss(logits, _at(target, logits), balance)
+        weight * loss(logits, _at(target, logits), balance, *_with(border, logits))
         for weight, logits in zip(weights, outputs, strict=True)
     ]
     return torch.stack(terms).sum() / sum(weights)
+
+
+def _with(border: Tensor | None, logits: Tensor) -> tuple[Tensor, ...]:
+    return () if border is None else (_at(border, logits),)
 
 
 def _at(target: Tensor, logits: Tensor) -> Tensor:

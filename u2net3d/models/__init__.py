@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from u2net3d.models.network import Bank, BankShape, Network
+from u2net3d.models.unet import UNet
+from u2net3d.models.unetpp import UNetPP
 from u2net3d.models.universal import UniversalNet
 from u2net3d.spec import ModelSpec
 
-FAMILIES: dict[str, type[Network]] = {"universal": UniversalNet}
+FAMILIES: dict[str, type[Network]] = {
+    "universal": UniversalNet,
+    "unet": UNet,
+    "unetpp": UNetPP,
+}
 
 
 def network(model: ModelSpec) -> Network:

@@ -10,7 +10,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from u2net3d.spec import DomainSpec, ModelSpec
+from u2net3d.spec import DomainSpec, Level, ModelSpec, Plan
 from u2net3d.volume import Triple
 
 
@@ -71,6 +71,14 @@ class Network(nn.Module):
         """The network of a model, without a bank yet."""
         return cls(model)
 
+    @classmethod
+    def margin(cls, _model: ModelSpec, _plan: Plan) -> Triple:
+        """Voxels on each side of a patch that the network must see besides to answer for all of it.
+
+        0 where its answer is as large as what it sees.
+        """
+        return (0, 0, 0)
+
     @property
     def stages(self) -> int:
         """How deep a bank may be."""
@@ -109,6 +117,23 @@ class Network(nn.Module):
         self.banks[domain] = bank
         return bank
 
+    def learning(self, domain: str) -> set[str]:
+        """Names of the parameters that a step of a domain moves: its bank, and its trunk's part.
+
+        A trunk is laid out as the banks are: a module of it serves those that have one of its name.
+        """
+        own = {name for name, _ in self.bank(domain).named_modules()}
+        found = {f"banks.{domain}.{name}" for name, _ in self.bank(domain).named_parameters()}
+        for name, _ in self.trunk.named_parameters():
+            if name.rpartition(".")[0] in own:
+                found.add(f"trunk.{name}")
+        return found
+
+    def changing(self) -> dict[str, Tensor]:
+        """What a training changes, by name: weights that require gradients, running statistics."""
+        weights = [pair for pair in self.named_parameters() if pair[1].requires_grad]
+        return {name: tensor.detach() for name, tensor in [*weights, *self.named_buffers()]}
+
     def freeze_trunk(self) -> None:
         """From now on no step changes the trunk; `train()` does not undo it."""
         self.trunk.requires_grad_(False)
@@ -120,3 +145,21 @@ class Network(nn.Module):
         In `train()` all that deep supervision judges, in `eval()` the answer alone.
         """
         raise NotImplementedError
+
+    def levels(self, domain: str) -> int:
+        """At how many depths the network can answer for a domain; 0 where at the full one alone.
+
+        Raises KeyError for a domain that has no bank.
+        """
+        self.bank(domain)
+        return 0
+
+    def answer(self, x: Tensor, domain: str, level: Level | None = None) -> Tensor:
+        """The logits alone; level: at a depth from 1 on, or the mean of all. None: the deepest.
+
+        Raises ValueError for a level that there is not.
+        """
+        if level is not None:
+            raise ValueError(f"networks of the family {self.model.family} have no levels")
+        logits: Tensor = self(x, domain)[0]
+        return logits

@@ -273,7 +273,8 @@ def _learn(
     optimiser.zero_grad(set_to_none=True)
     outputs = net(batch.image.to(run.device), batch.domain)
     target = batch.label.to(run.device)
-    loss = supervised(LOSSES[run.spec.loss], outputs, target, balance)
+    border = None if batch.border is None else batch.border.to(run.device)
+    loss = supervised(LOSSES[run.spec.loss], outputs, target, balance, border)
     value = loss.item()
     if not guard.is_acceptable(batch.domain, value):
         return value, False

@@ -15,10 +15,11 @@ import torch
 from u2net3d import files, store
 from u2net3d.errors import UsageError
 from u2net3d.io.dataset import Dataset, Split, source_hashes, split
+from u2net3d.losses import BORDERED
 from u2net3d.models import network
 from u2net3d.models.network import BankShape, Network
 from u2net3d.patches.loader import DomainLoader
-from u2net3d.prep.cache import prepare_cases
+from u2net3d.prep.cache import PreparedCase, prepare_cases
 from u2net3d.prep.plan import domain_spec
 from u2net3d.spec import DomainSpec, ModelSpec, TrainSpec
 from u2net3d.train import checkpoint
@@ -146,8 +147,20 @@ def learner(
     ready = prepare_cases(
         dataset, cases.training, spec.plan, request.cache, counted(dataset, prepared, "prepared")
     )
-    loader = DomainLoader(spec, ready, request.spec.seed, request.spec.foreground_share)
+    loader = loader_of(spec, ready, request.spec)
     return Learner(spec, dataset, loader, cases.validation)
+
+
+def loader_of(spec: DomainSpec, cases: Sequence[PreparedCase], training: TrainSpec) -> DomainLoader:
+    """The batches of a domain as this training wants them."""
+    return DomainLoader(
+        spec,
+        cases,
+        training.seed,
+        training.foreground_share,
+        border=training.loss in BORDERED,
+        elastic=training.elastic,
+    )
 
 
 def require_free(model: Path, folder: Path, request: Request, domains: Sequence[str]) -> None:
