@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from compare_levels import ReadyFor
-from compare_macs import macs_of
+from compare_levels import options_at
+from compare_macs import needed
 from compare_rows import LabelOutcome, Outcome, Terciles
 
 from u2net3d.evaluate.metrics import dice
@@ -28,7 +28,7 @@ TIMED = 3  # validation volumes whose seconds are measured
 
 @dataclass(frozen=True)
 class Judge:
-    """A network that is judged by one domain's cases. ready: which of its levels answers."""
+    """A network to be judged by one domain's cases; level: of those it can be cut down to."""
 
     net: Network
     model: ModelSpec
@@ -36,7 +36,7 @@ class Judge:
     dataset: Dataset
     device: torch.device
     clock: Callable[[], float]
-    ready: ReadyFor
+    level: int | None
 
     def judged(self, cases: Sequence[Case]) -> tuple[DomainScore, list[float]]:
         """Dice of each case as training's validation has it, and the seconds of each volume."""
@@ -44,7 +44,7 @@ class Judge:
         for case in cases:
             loaded = read_case(self.dataset, case)
             began = self.clock()
-            label = segment(self.net, self.spec, loaded.image, self.device, self.ready.options)
+            label = segment(self.net, self.spec, loaded.image, self.device, options_at(self.level))
             seconds.append(self.clock() - began)
             reference = loaded.label.array[0]
             classes = len(self.spec.labels)
@@ -60,27 +60,31 @@ class Judge:
         return [[int(n) for n in count[1:classes]] for count in counts]
 
 
-def outcome_of(
-    judge: Judge,
-    sides: Split,
-    score: DomainScore | None,
-    step_s: float,
-    history: Sequence[Mapping[str, Any]],
-) -> Outcome:
-    """How a network does on one domain; score: what training's last validation has found already.
+@dataclass(frozen=True)
+class Trained:
+    """What training has found out already: the last validation's Dice; seconds of a step; rows of
+    history.jsonl."""
 
-    A level's network is judged anew on every case.
+    score: DomainScore | None
+    step_s: float
+    history: Sequence[Mapping[str, Any]]
+
+
+def outcome_of(judge: Judge, sides: Split, trained: Trained) -> tuple[Outcome, int]:
+    """How a network does on one domain, and the weights of its trunk that answer there.
+
+    Without a score every case is judged anew.
     """
     spec, cases = judge.spec, sides.validation
-    again, seconds = judge.judged(cases if score is None else cases[:TIMED])
-    score = score or again
+    again, seconds = judge.judged(cases if trained.score is None else cases[:TIMED])
+    score = trained.score or again
     sizes = judge.voxels(cases)
     labels = {
         label: label_outcome([case.dice[n] for case in score.cases], [size[n] for size in sizes])
         for n, label in enumerate(spec.labels[1:])
     }
-    bank = judge.net.bank(spec.name)
-    return Outcome(
+    counted = needed(judge.model, spec, judge.level)
+    outcome = Outcome(
         dice=round(score.mean, 5),
         labels=labels,
         training_cases=len(sides.training),
@@ -88,12 +92,13 @@ def outcome_of(
         patch=spec.plan.patch_size,
         batch=spec.plan.batch_size,
         stages=spec.plan.stages,
-        weights=judge.ready.weights(bank),
-        macs=macs_of(judge.model, spec, judge.ready),
-        step_s=step_s,
+        weights=counted.bank,
+        macs=counted.macs,
+        step_s=trained.step_s,
         volume_s=round(statistics.median(seconds), 4) if seconds else 0.0,
-        curve=curve_of(history, spec.name),
+        curve=curve_of(trained.history, spec.name),
     )
+    return outcome, counted.trunk
 
 
 def label_outcome(values: Sequence[float], voxels: Sequence[int]) -> LabelOutcome:

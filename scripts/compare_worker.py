@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compare_judge import Judge, outcome_of, peak_gib
-from compare_levels import ReadyFor, levels_of
+from compare_judge import Judge, Trained, outcome_of, peak_gib
+from compare_levels import levels_of
 from compare_rows import Asked, Row
 
 from u2net3d import files, spec, store
@@ -158,9 +158,11 @@ def step_seconds(net: Network, found: DomainSpec, training: TrainSpec) -> float:
     """Seconds of one training step of a domain on noise, the median of some; the net is spent."""
     device = next(net.parameters()).device
     optimiser = optimiser_for(net.train(), training)
-    patch = (found.plan.batch_size, len(found.channels), *found.plan.patch_size)
-    image = torch.randn(patch, device=device)
-    label = torch.randint(len(found.labels), (patch[0], *patch[2:]), device=device)
+    plan = found.plan
+    seen = getattr(plan, "seen", plan.patch_size)  # with what lies around the patch
+    image = torch.randn((plan.batch_size, len(found.channels), *seen), device=device)
+    size = (plan.batch_size, *plan.patch_size)
+    label = torch.randint(len(found.labels), size, device=device)
     times: list[float] = []
     while len(times) <= ROUNDS and sum(times) < MOST_S:
         began = clock(device)()
@@ -229,22 +231,19 @@ def _rows(
     }  # fmt: skip
     rows = []
     for level in (None, *levels_of(net, specs)):
-        ready = ReadyFor(level)
-        judged = [
-            Judge(net, model, specs[each.domain], each, device, clock(device), ready)
-            for each in datasets
-        ]
-        outcomes = {
-            judge.spec.name: outcome_of(
-                judge,
-                split(judge.dataset, asked.fold),
-                result.scores.get(judge.spec.name) if level is None else None,
-                settled.step_s[judge.spec.name],
-                history if level is None else [],
+        outcomes, trunk = {}, 0
+        for each in datasets:
+            name = each.domain
+            if level is not None and level not in levels_of(net, [name]):
+                continue
+            judge = Judge(net, model, specs[name], each, device, clock(device), level)
+            training = Trained(
+                score=result.scores.get(name) if level is None else None,
+                step_s=settled.step_s[name],
+                history=history if level is None else [],
             )
-            for judge in judged
-        }
-        trunk = ready.weights(net.trunk)
+            outcomes[name], part = outcome_of(judge, split(each, asked.fold), training)
+            trunk = max(trunk, part)
         rows.append(Row(level=level, trunk=trunk, outcomes=outcomes, **shared))
     return rows
 

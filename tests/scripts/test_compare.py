@@ -263,41 +263,41 @@ def test_thirds_are_those_of_the_references_voxels():
     assert label_outcome([0.5], [4]).terciles == (None, 0.5, None)
 
 
-def test_multiply_adds_are_counted_as_by_hand():
-    import torch
-    from compare_macs import counting
-    from torch.nn import functional as F
+def cube(stages, side=32):
+    from u2net3d.spec import DomainSpec, Plan, ZScoreNormalisation
 
-    x = torch.zeros(1, 4, 5, 5, 5)
-    with counting() as found:
-        inner = F.conv3d(x, torch.zeros(4, 1, 3, 3, 3), padding=1, groups=4)
-        F.conv3d(inner, torch.zeros(8, 4, 1, 1, 1))
-        F.conv3d(x, torch.zeros(2, 4, 3, 3, 3), stride=2, padding=1)
-        F.conv_transpose3d(x, torch.zeros(4, 2, 2, 2, 2), stride=2)
-        F.linear(x.permute(0, 2, 3, 4, 1), torch.zeros(3, 4))
-    macs = found()
-    assert macs.depthwise == 125 * 4 * 27
-    assert macs.pointwise == 125 * 4 * 8 + 125 * 4 * 3
-    assert macs.dense == 27 * 2 * 4 * 27 + 125 * 4 * 2 * 8
-    assert macs.pairs == 125 * 4 * (27 + 8)
-    assert macs.as_dense == 125 * 4 * 8 * 27
-    assert macs.analytic == pytest.approx(1 / 8 + 1 / 27)
-    assert macs.pairs / macs.as_dense == pytest.approx(macs.analytic)
+    plan = Plan(
+        spacing_mm=(1, 1, 1), normalisation=(ZScoreNormalisation(),), patch_size=(side,) * 3,
+        batch_size=1, strides=((1, 1, 1), *[(2, 2, 2)] * (stages - 1)),
+        kernels=((3, 3, 3),) * stages,
+    )  # fmt: skip
+    return DomainSpec(name="a", channels=("CT",), labels=("background", "x"), plan=plan)
 
 
 def test_a_network_is_counted_without_being_built():
-    from compare_macs import macs_of
+    from compare_macs import needed
 
-    from u2net3d.spec import PRESETS, DomainSpec, Plan, ZScoreNormalisation
+    from u2net3d.spec import PRESETS
 
-    plan = Plan(
-        spacing_mm=(1, 1, 1), normalisation=(ZScoreNormalisation(),), patch_size=(128, 128, 128),
-        batch_size=1, strides=((1, 1, 1), (2, 2, 2)), kernels=((3, 3, 3), (3, 3, 3)),
-    )  # fmt: skip
-    spec = DomainSpec(name="a", channels=("CT",), labels=("background", "x"), plan=plan)
-    macs = macs_of(PRESETS["paper"], spec)
-    assert macs.dense == 128**3 * 16 * 27  # the stem alone
-    assert macs.pairs / macs.as_dense == pytest.approx(macs.analytic)
+    found = needed(PRESETS["paper"], cube(6, 128))
+    assert found.trunk == 1_309_952
+    assert found.macs.dense == 128**3 * 16 * 27  # the stem alone
+    assert found.macs.pairs / found.macs.as_dense == pytest.approx(found.macs.analytic)
+
+
+def test_a_level_is_counted_by_what_its_answer_needs():
+    from compare_macs import needed
+
+    from u2net3d.spec import ModelSpec
+
+    model = ModelSpec(preset="nested", family="unetpp", base_channels=4, stages=4)
+    whole, deepest, second = (needed(model, cube(4), level) for level in (None, 3, 2))
+    alone = needed(model.model_copy(update={"stages": 3}), cube(3))
+    head = 4 * 2 + 2  # of every level: 4 channels, 2 classes
+    assert deepest.bank == whole.bank - 2 * head
+    assert second.bank == alone.bank - head
+    assert second.macs.total == alone.macs.total
+    assert deepest.macs.total == whole.macs.total
 
 
 def test_seeds_are_one_group_and_the_last_of_equal_runs_counts():
