@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = [
-    *("compare_families", "compare_worker", "compare_judge", "compare_levels", "compare_macs"),
-    *("compare_rows", "compare_groups", "compare_evidence", "compare_claims", "compare_pictures"),
-    *("compare_report", "bench", "bench_measure", "bench_contenders", "bench_report"),
-    *("bench_sections", "bench_volumes"),
-]
+PARTS = (
+    "families", "worker", "settle", "judge", "levels", "macs", "rows", "groups", "evidence",
+    "claims", "pictures", "report",
+)  # fmt: skip
+BENCH = ("bench", "bench_measure", "bench_contenders", "bench_report", "bench_sections")
+MODULES = [*(f"compare_{part}" for part in PARTS), *BENCH, "bench_volumes"]
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +39,7 @@ def data(make_dataset, tmp_path_factory):
 def compare(monkeypatch, tmp_path, data):
     """compare(*arguments) runs scripts/compare with its workers in this process: 2 steps each."""
     import compare_families
+    import compare_settle
     import compare_worker
 
     folders = []
@@ -57,7 +58,7 @@ def compare(monkeypatch, tmp_path, data):
         return code, compare_families.read_rows(tmp_path / "rows.jsonl"), len(folders)
 
     monkeypatch.setattr(compare_families, "worked", worked)
-    monkeypatch.setattr(compare_worker, "ROUNDS", 1)
+    monkeypatch.setattr(compare_settle, "ROUNDS", 1)
     return run
 
 
@@ -194,12 +195,12 @@ def test_domains_together_share_a_network_and_have_the_sum_of_the_budgets(compar
 
 
 def test_few_patients_are_judged_by_the_same_cases(data, tmp_path):
-    from compare_worker import _few
+    from compare_settle import few as first_patients
 
     from u2net3d.io.dataset import find_dataset, split
 
     full = find_dataset(data, "liver")
-    few = _few(full, row(cases=2).asked, tmp_path)
+    few = first_patients(full, row(cases=2).asked, tmp_path)
     assert len(split(few, 0).training) == 2
     names = [[case.name for case in split(each, 0).validation] for each in (full, few)]
     assert names[0] == names[1]
@@ -209,10 +210,10 @@ def test_few_patients_are_judged_by_the_same_cases(data, tmp_path):
 
 
 def test_processor_time_becomes_steps_by_the_time_of_a_step(compare, monkeypatch):
-    import compare_worker
+    import compare_settle
 
     times = {"heart": 0.5, "liver": 1.5}
-    monkeypatch.setattr(compare_worker, "step_seconds", lambda _, spec, __: times[spec.name])
+    monkeypatch.setattr(compare_settle, "step_seconds", lambda _, spec, __: times[spec.name])
     budget = ("--cpu-seconds", "2", "--threads", "1")
     assert compare(budget=budget, domains="heart,liver")[1][0].steps == 4
     together = compare("--together", budget=budget, domains="heart,liver")[1][-1]
