@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, 3 where some runs failed, 130 where it was stopped."""
     asked = parsed(arguments)
     failed = 0
+    before = signal.signal(signal.SIGTERM, _stopped)
     try:
         if asked.presets:
             failed = run_all(asked)
@@ -51,12 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except U2Net3dError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 3 if failed else 0
 
 
 def run_all(asked: argparse.Namespace) -> int:
     """Runs what has no row yet; how many runs failed."""
-    signal.signal(signal.SIGTERM, _stopped)
     place = asked.work or default_cache() / "comparison"
     names = domains_by_name(asked.domains)
     todo = [each for each in runs(asked) if each.key not in keys_of(read_rows(asked.rows))]
@@ -82,7 +84,7 @@ def run_all(asked: argparse.Namespace) -> int:
 def rows_of(
     each: Asked, domains: Sequence[str], asked: argparse.Namespace, folder: Path
 ) -> list[Row]:
-    """The rows of a run; those that lie in its folder are not made again. None where it failed."""
+    """The rows of a run, none where it failed; those that lie in its folder are not made again."""
     done = folder / "rows.json"
     if not done.exists():
         here = machine(each.device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import statistics
 from collections.abc import Callable, Sequence
+from math import ceil
 from typing import Any
 
 from compare_groups import THIRDS, Group, domains_of, names_of
@@ -45,7 +46,7 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
 
 
 def dice_by_domain(groups: Sequence[Group]) -> bytes:
-    """Dice of every seed as a dot and their mean as a bar, a panel per domain, best below none."""
+    """Dice of every seed as a dot and their mean as a bar, a panel per domain."""
     names, domains = names_of(groups), domains_of(groups)
     style = styles(names)
     figure, panels = _panels(len(domains), 0.9 + 0.26 * len(names), share_y=True)
@@ -75,7 +76,7 @@ def cost(groups: Sequence[Group]) -> bytes:
         "10⁹ multiply-adds a patch": lambda g: g.outcome.macs.total / 1e9 if g.outcome.macs else 0,
         "seconds a volume": lambda group: group.median(lambda outcome: outcome.volume_s),
     }
-    figure, panels = _panels(len(axes), 3.4, share_y=True)
+    figure, panels = _panels(len(axes), 3.0, share_y=True)
     for panel, (title, of) in zip(panels, axes.items(), strict=True):
         for name, style in styles(names).items():
             own = [group for group in groups if group.name == name and group.domain in domains]
@@ -114,6 +115,7 @@ def few_images(groups: Sequence[Group]) -> bytes:
     for group in own:
         lines.setdefault((group.domain, group.name), []).append(group)
     style = styles(sorted(chosen))
+    counts = sorted({group.outcome.training_cases for group in own})
 
     def draw(panel: Any, group: Group, _: Style) -> None:
         line = sorted(lines[group.domain, group.name], key=lambda g: g.outcome.training_cases)
@@ -128,6 +130,8 @@ def few_images(groups: Sequence[Group]) -> bytes:
         )
         panel.set_xlabel("cases to learn from")
         panel.set_xscale("log")
+        panel.set_xticks(counts, [str(count) for count in counts])
+        panel.minorticks_off()
 
     return _by_domain(own, draw)
 
@@ -147,7 +151,7 @@ def curves(groups: Sequence[Group]) -> bytes:
 def _by_domain(groups: Sequence[Group], draw: Callable[[Any, Group, Style], None]) -> bytes:
     """A panel per domain in which every group draws itself, Dice upwards, one legend for all."""
     domains, style = domains_of(groups), styles(names_of(groups))
-    figure, panels = _panels(len(domains), 3.4, share_y=True)
+    figure, panels = _panels(len(domains), 3.0, share_y=True)
     for panel, domain in zip(panels, domains, strict=True):
         for group in (each for each in groups if each.domain == domain):
             draw(panel, group, style[group.name])
@@ -178,6 +182,7 @@ def _legend(figure: Any, *panels: Any) -> None:
             entries.setdefault(label, handle)
     longest = max((len(label) for label in entries), default=1)
     columns = max(1, min(4, int(WIDE * 12 / (longest + 6))))
+    figure.set_figheight(figure.get_figheight() + 0.2 * ceil(len(entries) / columns))
     place = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": 8.5}
     figure.legend(entries.values(), entries.keys(), **place)
 
