@@ -361,13 +361,13 @@ def test_levels_of_one_network():
         return row("unetpp", dice=dice, family="unetpp", level=n, trunk=0, **changes)
 
     deep = level(None, 0.9, weights=1800, volume_s=3.0)
-    near = level(2, 0.9, weights=100, volume_s=1.0)
+    near = level(2, 0.92, weights=100, volume_s=1.0)
     assert verdicts("pruned", deep, near)[0][0] == "confirmed"
     assert (
         verdicts("pruned", deep, level(2, 0.8, weights=100, volume_s=1.0))[0][0] == "contradicted"
     )
     assert (
-        verdicts("pruned", deep, level(2, 0.9, weights=900, volume_s=1.0))[0][0] == "contradicted"
+        verdicts("pruned", deep, level(2, 0.92, weights=900, volume_s=1.0))[0][0] == "contradicted"
     )
     hard = level(None, 0.7, weights=1800, volume_s=3.0)
     assert verdicts("pruned", hard, level(2, 0.7))[0][0] == "not decided"
@@ -401,15 +401,14 @@ def test_a_claim_without_rows_says_which_command_would_make_them():
 def test_the_report_is_of_the_rows_alone_and_all_its_pictures_are_there(tmp_path):
     from compare_report import write_report
 
+    families, seeds = {"base": "universal", "unet": "unet"}, (0, 1)
     rows = [
-        *(
-            row(p, d, 0.8 + n / 100, n)
-            for p in ("base", "unet")
-            for d in ("a", "b")
-            for n in (0, 1)
-        ),
-        row("unet", "a", 0.7, cases=3),
-        row("unet", "a", 0.6, budget={"kind": "time", "amount": 900, "threads": 2}),
+        row(preset, domain, 0.8 + n / 100, n, family=family)
+        for preset, family in families.items() for domain in ("a", "b") for n in seeds
+    ]  # fmt: skip
+    rows += [
+        row("unet", "a", 0.7, family="unet", cases=3),
+        row("unet", "a", 0.6, family="unet", budget={"kind": "time", "amount": 900, "threads": 2}),
         row("unetpp", "a", 0.7, family="unetpp", level=2, curve=((1, 0.1), (2, 0.7))),
     ]
     place = tmp_path / "docs" / "comparison.md"
