@@ -172,7 +172,7 @@ def long_skips(groups: Sequence[Group]) -> list[Claim]:
     title = "Long skips, from the encoder to the answer, raise Dice"
     fcn = [g for g in groups if g.plainly and g.family == "fcn"]
     fine, coarse = ([g for g in fcn if _scale(g) == n] for n in (8, 32))
-    return _compared(title, paired(fine, coarse, lambda _: None), "fcn-8s,fcn-32s")
+    return _compared(title, paired(fine, coarse, lambda _: None), "fcn8s,fcn8s:stride_out=32")
 
 
 def short_skips(groups: Sequence[Group]) -> list[Claim]:
@@ -222,13 +222,9 @@ def _compared(title: str, pairs: Sequence[tuple[Group, Group]], presets: str) ->
     return [Claim(title, decided(gap, noise), numbers)]
 
 
-def _scale(group: Group) -> int | None:
-    """Of an FCN, how much finer its answer is made in one step: 32, 16 or 8."""
-    words = (group.asked.preset.partition(":")[0], *map(str, group.asked.model.options.values()))
-    for scale in (32, 16, 8):
-        if any(word.rstrip("s").endswith(str(scale)) for word in words):
-            return scale
-    return None
+def _scale(group: Group) -> object:
+    """Of an FCN, how much finer its answer is made in one step, as published: 32, 16 or 8."""
+    return group.asked.model.options.get("stride_out", 8)
 
 
 def _residual(group: Group) -> bool | None:

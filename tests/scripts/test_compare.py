@@ -383,7 +383,8 @@ def test_few_images_and_skips():
     assert verdicts("few_images", *rows, row(dice=0.85, **bent))[0][0] == "confirmed"
     assert verdicts("few_images", *rows, row(dice=0.75, **bent))[0][0] == "contradicted"
     assert verdicts("few_images", *rows, row(dice=0.71, **bent))[0][0] == "contradicted"
-    fcn = [row(f"fcn-{n}s", dice=d, family="fcn") for n, d in ((8, 0.8), (32, 0.7))]
+    scales = ((8, 0.8), (32, 0.7))
+    fcn = [row(f"{n}s", dice=d, family="fcn", options={"stride_out": n}) for n, d in scales]
     assert verdicts("long_skips", *fcn)[0][0] == "confirmed"
     sums = [row(dice=0.8), row("base:residual=false", dice=0.79, design={"residual": False})]
     assert verdicts("short_skips", *sums)[0][0] == "not decided"
