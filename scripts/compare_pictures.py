@@ -85,7 +85,7 @@ def cost(groups: Sequence[Group]) -> bytes:
                 dice = statistics.mean(group.dice.mean for group in own)
                 at = statistics.geometric_mean(values)
                 panel.plot(at, dice, linestyle="", markersize=7, label=_literal(name), **style)
-        panel.set_xscale("log")
+        _logarithmic(panel, [value for value in map(of, groups) if value > 0])
         panel.set_xlabel(title)
     panels[0].set_ylabel(f"mean Dice of {len(domains)} domain{'s' if len(domains) > 1 else ''}")
     _legend(figure, panels[0])
@@ -172,6 +172,17 @@ def _panels(count: int, high: float, *, share_y: bool) -> tuple[Any, list[Any]]:
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(labelsize=8.5, color="#808080")
     return figure, panels
+
+
+def _logarithmic(panel: Any, values: Sequence[float]) -> None:
+    """A logarithmic axis with few labels: powers of ten, of a short range 1, 2 and 5 as well."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    panel.set_xscale("log")
+    panel.xaxis.set_minor_formatter(NullFormatter())
+    if values and max(values) < 100 * min(values):
+        panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 
 def _legend(figure: Any, *panels: Any) -> None:
