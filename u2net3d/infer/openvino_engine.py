@@ -50,6 +50,19 @@ def silenced() -> Any:
     return openvino
 
 
+def converter() -> Any:
+    """OpenVINO's `convert_model`, which the command line leaves out until it is asked for.
+
+    Its import, too, would be reported: telemetry stays shut out.
+    """
+    silenced()
+    if sys.modules.get("openvino.tools.ovc", sys) is None:
+        del sys.modules["openvino.tools.ovc"]
+    from openvino.tools.ovc import convert_model
+
+    return convert_model
+
+
 @dataclass(frozen=True)
 class Compiled:
     """A compiled network: patch (1, C, D, H, W) float32 to logits (1, K, D, H, W).

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from u2net3d.infer.openvino_engine import converter
 from u2net3d.spec import Design, DomainSpec, Level
 from u2net3d.volume import Triple
 
@@ -58,7 +59,6 @@ def traced(
 
     Of what the level needs alone. patch (1, C, D, H, W); torch is imported.
     """
-    import openvino as ov
     import torch
 
     class Answer(torch.nn.Module):
@@ -72,7 +72,7 @@ def traced(
     given = torch.from_numpy(patch)
     with warnings.catch_warnings():  # torch's on tracing, which is OpenVINO's way: not ours to mend
         warnings.simplefilter("ignore")
-        return ov.convert_model(Answer().eval(), example_input=given, input=list(given.shape))
+        return converter()(Answer().eval(), example_input=given, input=list(given.shape))
 
 
 class _Graph:
