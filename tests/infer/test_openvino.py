@@ -271,6 +271,32 @@ def test_a_start_with_a_full_cache_imports_no_torch_and_sends_nothing(
     assert said.stdout.split("\n")[:2] == [f"openvino {int(label.sum())}", "loaded:"]
 
 
+TWO_MODELS = """
+import os, signal
+import numpy as np
+from u2net3d.infer import openvino_engine
+
+ov = openvino_engine.silenced()
+
+def compiled():
+    patch = ov.opset13.parameter([1, 1, 2, 2, 2], np.float32)
+    return openvino_engine.compiled(ov.Model([ov.opset13.relu(patch)], [patch], "relu"))
+
+first, second = compiled(), compiled()
+del first
+del second
+signal.signal(signal.SIGINT, lambda *_: print("heard"))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@needs_openvino
+def test_ctrl_c_is_heard_after_two_models_came_and_went():
+    command = [sys.executable, "-c", TWO_MODELS]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stdout) == (0, "heard\n"), said.stderr
+
+
 @needs_openvino
 def test_every_level_has_an_engine_and_a_place_in_the_cache_of_its_own(cache):
     spec = spec_of(*CUBES, (8, 8, 8))

@@ -10,6 +10,7 @@ pip installs it: it is shut out before the first import (docs/privacy.md).
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import sys
@@ -85,7 +86,7 @@ def key_of(trunk_id: str, domain_sha256: str, spec: DomainSpec, level: Level | N
         {
             "version": VERSION,
             "openvino": ov.__version__,
-            "processor": ov.Core().get_property("CPU", "FULL_DEVICE_NAME"),
+            "processor": _core().get_property("CPU", "FULL_DEVICE_NAME"),
             "trunk": trunk_id,
             "domain": domain_sha256,
             "patch": spec.plan.seen,
@@ -96,7 +97,7 @@ def key_of(trunk_id: str, domain_sha256: str, spec: DomainSpec, level: Level | N
 
 def compiled(model: Any) -> Compiled:
     """Compiles an `openvino.Model`; it is in memory alone."""
-    network = silenced().Core().compile_model(model, "CPU", _settings())
+    network = _core().compile_model(model, "CPU", _settings())
     return Compiled(_runner(network), network)
 
 
@@ -108,7 +109,7 @@ def kept(cache: Path, key: str) -> Compiled | None:
         content = (entry / _MODEL).read_bytes()
         if files.sha256_file(entry / _MODEL) != meta["sha256"]:
             return None
-        network = silenced().Core().import_model(content, "CPU", _settings())
+        network = _core().import_model(content, "CPU", _settings())
         return Compiled(_runner(network), network, meta["refused"], meta["proven"], entry)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError):
         return None
@@ -150,6 +151,17 @@ def judge(found: Compiled, refused: str | None) -> None:
 def _say(folder: Path, sha256: str, made: Compiled) -> None:
     said = {"sha256": sha256, "refused": made.refused, "proven": made.proven}
     files.write_json(folder / _META, said)
+
+
+@functools.cache
+def _core() -> Any:
+    """The one `openvino.Core` of this process.
+
+    Each gives the thread a stack for signals of its own and takes it back when it goes. Of two that
+    go in the order in which they came the second puts back the stack of the first, which is no
+    more: the next Ctrl-C would be a segmentation fault.
+    """
+    return silenced().Core()
 
 
 def _settings() -> dict[str, Any]:
