@@ -37,7 +37,7 @@ class Thresholds:
     def engine(self, _domain, _options):
         return "torch"
 
-    def packages(self, _domain):
+    def packages(self, _domain, _options):
         return ("torch",)
 
     def answer(self, image, path, _domain, _options, *, probabilities=False):
