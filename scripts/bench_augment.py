@@ -23,7 +23,7 @@ from rich.table import Table
 
 from u2net3d import files
 from u2net3d.losses import dice_ce, supervised
-from u2net3d.models.banks import BankShape
+from u2net3d.models.network import BankShape
 from u2net3d.models.universal import UniversalNet
 from u2net3d.ops.memory import keep_freed_memory
 from u2net3d.patches import augment

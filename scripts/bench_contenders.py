@@ -186,7 +186,8 @@ def ours(
 
 
 def _other_presets() -> list[Contender]:
-    others = [name for name in PRESETS if name != DEFAULT_PRESET]
+    ours_alone = [name for name, model in PRESETS.items() if model.family == "universal"]
+    others = [name for name in ours_alone if name != DEFAULT_PRESET]
     return [ours(f"ours, preset {name}", preset=name) for name in others]
 
 

@@ -38,6 +38,8 @@ ABSENT = {
     "overlap": f"{Options().overlap}",
     "tta": "no",
     "max_memory": "256 MB for sums",
+    "preset": "every preset",
+    "level": "the deepest",
 }
 
 NOTES = {
@@ -56,7 +58,8 @@ of the best. `--fold 0-4` or `--fold 0,2` trains a whole model per fold, see
 `--resume` goes on from the last checkpoint and wants the same data, domains, seed, fold and budget.
 The whole folder of `--model` is described in [formats](formats.md#model-folder). Whole validation
 cases are
-segmented {TrainSpec().validations} times in a run.
+segmented {TrainSpec().validations} times in a run. `--elastic` deforms every patch as published for
+U-Net, see [design](design.md#elastic-deformation).
 """,
     "add-domain": """\
 `--cases` counts patients. `--init mean` starts from the mean of the model's banks, with fresh stem
@@ -76,6 +79,22 @@ After `update-domain` a second `rollback` goes forward again. A removed domain c
 `--half` writes float16 and states what that changes: the rounding of the weights and, on an image
 given with `-i`, the share of voxels with the same label. See [formats](formats.md#domain-file).
 """,
+    "import-reference": """\
+`CHECKPOINT` holds tensors alone: a state dict of
+[u2net_torch](https://github.com/huangmozhilv/u2net_torch), bare or as `model_state_dict`. What that
+code saves by itself holds whole Python objects too and is refused; where you trust the file, take
+the state dict out of it with the official code on the path:
+
+    content = torch.load("its.pth.tar", weights_only=False)
+    torch.save(content["model_state_dict"], "state.pth")
+
+Adapter, width and depth are read off the tensors; a net without adapters becomes the preset
+`reference-shared`, an independent one such a model of one domain. `--domains` knows the six of the
+official code (heart, liver, hippocampus, prostate, pancreas, spleen) with their spacing, patch,
+channels, labels and normalisation. For others, or other depths, `--plan` gives a JSON list of
+specifications, each as `run.json` of a training holds it. See
+[design](design.md#the-official-architecture).
+""",
     "predict": """\
 `-i` is a file (3-D, or 4-D with the channels last), a folder, or is repeated: one file per channel,
 in order. A folder of `case_0000.nii.gz`, `case_0001.nii.gz` holds the channels of one case. The
@@ -84,6 +103,10 @@ folder every case is tried: those that fail are named, and the exit code is 3. `
 the reflections that keep the domain's labels true. `--no-cleanup` keeps every component of labels
 of which the domain's card (`largest_component`) says that the largest one alone is better. `--fast`
 is `--overlap 0.25 --no-tta`, `--best` is `--overlap 0.5 --tta`; what is typed beside them is kept.
+
+`--level` is for networks that answer at several depths (UNet++): a number from 1 on runs only what
+that level needs, `auto` takes the smallest one within 0.01 validation Dice of the deepest, as the
+domain's card has it, `mean` averages all of them. Networks without levels refuse it.
 
 Sums of tiles, and probabilities, that are larger than `--max-memory` leaves room for lie in a
 temporary file in `TMPDIR`, which has no name; labels are the same. The image itself, its label and
@@ -107,6 +130,8 @@ Compares the files that have one name in both folders, whatever their suffix. `-
 names of the labels from `--model`. Definitions and both file formats: see
 [formats](formats.md#evaluation). `--cross-validated` takes a folder of folds as `--model` in the
 place of `--pred` and `--ref`: every validation case is predicted by the fold that never saw it.
+`--metrics` adds the errors of the ISBI 2012 challenge for objects that touch; where probabilities
+lie beside a prediction (`predict --probabilities`) each is the best over nine thresholds.
 """,
     "check": """\
 Looks at every data set of `--data`, or at those named, before any training: files that are missing,
@@ -130,6 +155,17 @@ folder.
 """,
     "domains": """\
 `weights` are those of the whole bank, `adapters` those without stem and heads.
+""",
+    "models": """\
+Counted while the network runs on shapes alone, so any patch takes a second and no memory: every
+convolution of one pass in prediction, padding included; norms, activations and pooling are not.
+`pointwise` is the share of the multiply-adds in 1×1×1 convolutions, `of dense` what the separable
+units take of what dense convolutions in their place would, counted, beside 1/N + 1/k of their N
+channels and kernels of k voxels. Without `--domain` voxels are cubes and strides follow the rules
+of planning, which may enlarge the patch. `--json` prints `{preset: {"family", "base_channels",
+"channels", "classes", "strides", "kernels", "stages", "patch", "seen" (by a network without padding
+more), "trunk_weights", "bank_weights", "adapter_weights", "multiply_adds", "flops" (twice that),
+"multiply_adds_by_kind", "pointwise_share", "separable"}}`.
 """,
     "verify": """\
 Also checks the ledger and the kept versions, and says which domain files were put in by hand.

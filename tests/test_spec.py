@@ -7,6 +7,8 @@ from pydantic import ValidationError
 
 from u2net3d.errors import UsageError
 from u2net3d.spec import (
+    PRESETS,
+    RECIPES,
     RESERVED_NAMES,
     CtNormalisation,
     DomainSpec,
@@ -125,3 +127,35 @@ def test_a_plan_knows_its_stages():
 def test_a_domain_needs_an_image_and_something_to_find(change):
     with pytest.raises(ValidationError, match="at least"):
         DomainSpec.model_validate(DOMAIN.model_dump() | change)
+
+
+def test_no_margin_is_not_said_so_that_older_hashes_hold():
+    plan = Plan(
+        spacing_mm=(1, 1, 1), normalisation=(), patch_size=(8, 8, 8), batch_size=1,
+        strides=((1, 1, 1), (2, 2, 2)), kernels=((3, 3, 3),) * 2,
+    )  # fmt: skip
+    assert "margin" not in plan.model_dump()
+    wide = plan.model_copy(update={"margin": (1, 0, 2)})
+    assert Plan.model_validate_json(wide.model_dump_json()) == wide
+    assert Plan.model_validate(plan.model_dump()) == plan
+    assert (plan.seen, wide.seen) == ((8, 8, 8), (10, 8, 12))
+
+
+def test_every_recipe_is_of_a_preset():
+    assert set(RECIPES) <= set(PRESETS)
+    for name, recipe in RECIPES.items():
+        assert TrainSpec.model_validate_json(recipe.model_dump_json()) == recipe
+        assert PRESETS[name].preset == name
+
+
+def test_the_paper_recipe_is_the_published_one():
+    recipe = RECIPES["reference-separable"]
+    assert (recipe.optimiser, recipe.learning_rate, recipe.weight_decay) == ("adam", 3e-4, 5e-4)
+    assert (recipe.loss, recipe.schedule, recipe.cube) == ("lovasz_focal", "plateau", 128)
+    assert RECIPES["reference-independent"].cube is None
+
+
+@pytest.mark.parametrize("edge", [6, 9])
+def test_a_cube_that_cannot_be_halved_is_refused(edge):
+    with pytest.raises(ValidationError):
+        TrainSpec(cube=edge)

@@ -6,9 +6,10 @@ Frozen pydantic models; JSON in and out; unknown fields are errors.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 from u2net3d.errors import UsageError
 from u2net3d.volume import Triple, TripleF
@@ -23,6 +24,9 @@ _ATTRIBUTES = (
     *("pop", "to", "train", "training", "type", "update", "values", "xpu"),
 )
 RESERVED_NAMES = frozenset({*_WORDS, *_ATTRIBUTES})
+
+
+Level = int | Literal["mean"]  # a depth at which a network answers, from 1 on, or the mean of all
 
 
 class Frozen(BaseModel):
@@ -51,14 +55,31 @@ class ZScoreNormalisation(Frozen):
     nonzero_only: bool = False
 
 
-Normalisation = Annotated[CtNormalisation | ZScoreNormalisation, Field(discriminator="scheme")]
+class PercentileNormalisation(Frozen):
+    """Clip each volume to its own percentiles, then subtract the mean of its voxels above 0 and
+    divide by their standard deviation; what is 0 stays 0.
+
+    So the official code of 3D U2-Net normalises, CT too. lowest: what is below is raised to it
+    before that.
+    """
+
+    scheme: Literal["percentile"] = "percentile"
+    lower_percent: float = Field(default=2.0, ge=0, le=100)
+    upper_percent: float = Field(default=98.0, ge=0, le=100)
+    lowest: float = -1024.0
+
+
+Normalisation = Annotated[
+    CtNormalisation | ZScoreNormalisation | PercentileNormalisation, Field(discriminator="scheme")
+]
 
 
 class Plan(Frozen):
     """How a domain's volumes are prepared and cut, and which part of the trunk they run through.
 
     Every triple is (D, H, W). strides[0] is (1, 1, 1); strides[i] leads into stage i;
-    kernels[i] is the depthwise kernel of stage i, 1 or 3 per axis.
+    kernels[i] is the depthwise kernel of stage i, 1 or 3 per axis. margin: voxels on each side of a
+    patch that the network sees besides, where it answers for the middle of what it sees alone.
     """
 
     spacing_mm: TripleF
@@ -67,6 +88,7 @@ class Plan(Frozen):
     batch_size: int = Field(ge=1)
     strides: tuple[Triple, ...] = Field(min_length=2)
     kernels: tuple[Triple, ...] = Field(min_length=2)
+    margin: Triple = (0, 0, 0)
 
     @model_validator(mode="after")
     def _consistent(self) -> Plan:
@@ -78,7 +100,21 @@ class Plan(Frozen):
             raise ValueError("depthwise kernels are 1 or 3 per axis")
         if not {n for stride in self.strides for n in stride} <= {1, 2}:
             raise ValueError("strides are 1 or 2 per axis")
+        if min(self.margin) < 0:
+            raise ValueError("a margin is 0 or more voxels")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_no_margin(self, said: Callable[[Plan], dict[str, Any]]) -> dict[str, Any]:
+        """No margin is not said: the hashes of what was written without one stay what they are."""
+        found = said(self)
+        return found if any(self.margin) else {k: v for k, v in found.items() if k != "margin"}
+
+    @property
+    def seen(self) -> Triple:
+        """Size of what the network sees at once: a patch with its margins."""
+        d, h, w = (size + 2 * n for size, n in zip(self.patch_size, self.margin, strict=True))
+        return d, h, w
 
     @property
     def stages(self) -> int:
@@ -137,13 +173,30 @@ class Design(Frozen):
     inner_norm: bool = True
 
 
+class Budget(Frozen):
+    """What a plan may spend on one training step, whatever the machine.
+
+    voxels: of all samples of a batch together; least_batch and most_batch: how many samples.
+    """
+
+    voxels: int = Field(default=500_000, ge=1)
+    least_batch: int = Field(default=2, ge=1)
+    most_batch: int = Field(default=16, ge=1)
+
+
 class ModelSpec(Frozen):
-    """The trunk: how wide, how deep, and how it is put together."""
+    """How wide, how deep, and how a network is put together, and what its plans may spend.
+
+    design: of the family `universal`; options: of the other families, each knows its own.
+    """
 
     preset: str = "paper"
+    family: str = "universal"
     base_channels: int = Field(default=16, ge=1)
     stages: int = Field(default=6, ge=2)
     design: Design = Design()
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    budget: Budget = Budget()
 
 
 PRESETS: dict[str, ModelSpec] = {
@@ -151,6 +204,26 @@ PRESETS: dict[str, ModelSpec] = {
         preset="base", design=Design(first_stage=1, coarse_up=True, inner_norm=False)
     ),
     "paper": ModelSpec(),
+    "fcn8s": ModelSpec(preset="fcn8s", family="fcn", options={"stride_out": 8}),
+    "unet": ModelSpec(preset="unet", family="unet", stages=4, options={"slope": 0.0}),
+    "unet-paper": ModelSpec(
+        preset="unet-paper",
+        family="unet",
+        base_channels=64,
+        stages=4,
+        options={"norm": "none", "slope": 0.0, "padded": False},
+        budget=Budget(voxels=44 * 44 * 28, least_batch=1, most_batch=1),  # Çiçek's answer
+    ),
+    "unetpp": ModelSpec(preset="unetpp", family="unetpp", base_channels=8, stages=5),
+    "unetpp-separable": ModelSpec(
+        preset="unetpp-separable", family="unetpp", stages=5, options={"block": "separable"}
+    ),
+    **{
+        f"reference-{adapter}": ModelSpec(
+            preset=f"reference-{adapter}", family="reference", options={"adapter": adapter}
+        )
+        for adapter in ("separable", "series", "parallel", "shared", "independent")
+    },
 }
 DEFAULT_PRESET = "base"
 
@@ -159,23 +232,55 @@ class TrainSpec(Frozen):
     """How a network is trained; the defaults are the preset's.
 
     steps counts all domains together; time_s, where given, is the budget instead; balanced_share is
-    the first part of it, in which small labels weigh more than their size.
+    the first part of it, in which small labels weigh more than their size. elastic: every patch is
+    deformed as for U-Net. schedule: polynomial decay over the budget, or halving whenever the loss
+    stalls. cube: the edge, in voxels, of the cube to which every patch is resized; None keeps the
+    plan's own patch and spacing.
     """
 
     steps: int = Field(default=STEPS_PER_DOMAIN, ge=1)
     time_s: float | None = Field(default=None, gt=0)
-    optimiser: Literal["muon", "adamw", "sgd"] = "muon"
+    optimiser: Literal["muon", "adamw", "adam", "sgd"] = "muon"
     learning_rate: float = Field(default=1e-2, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
     warmup_steps: int = Field(default=40, ge=0)
+    schedule: Literal["polynomial", "plateau"] = "polynomial"
     decay_power: float = Field(default=0.9, gt=0)
     clip_norm: float = Field(default=12.0, gt=0)
     foreground_share: float = Field(default=1 / 3, ge=0, le=1)
     validations: int = Field(default=10, ge=1)
     loss: str = "dice_ce"
     balanced_share: float = Field(default=0.5, ge=0, le=1)
+    elastic: bool = False
+    cube: int | None = Field(default=None, ge=8, multiple_of=2)
     seed: int = 0
     fold: int | Literal["all"] = 0
+
+
+# Huang et al. 2019 and their code: batches of two patches, both with foreground; no clipping.
+_REFERENCE = TrainSpec(
+    optimiser="adam",
+    learning_rate=3e-4,
+    weight_decay=5e-4,
+    warmup_steps=0,
+    schedule="plateau",
+    clip_norm=1e6,
+    foreground_share=1.0,
+    loss="lovasz_focal",
+    balanced_share=0.0,
+    cube=128,
+)
+# How a network of a preset is trained where its source says so, trunk and banks alike; where a
+# preset has no line, by the defaults above.
+RECIPES: dict[str, TrainSpec] = {
+    # Ronneberger et al. 2015, section 3: SGD with momentum 0.99, one large tile a step
+    "unet-paper": TrainSpec(optimiser="sgd", weight_decay=0),
+    **{
+        f"reference-{adapter}": _REFERENCE
+        for adapter in ("separable", "series", "parallel", "shared")
+    },
+    "reference-independent": _REFERENCE.model_copy(update={"cube": None}),
+}
 
 
 def domain_name(text: str) -> str:

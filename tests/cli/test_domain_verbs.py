@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from u2net3d import store
-from u2net3d.models.banks import BankShape
+from u2net3d.models.network import BankShape
 from u2net3d.models.universal import UniversalNet
 from u2net3d.spec import DomainSpec, ModelSpec, Plan, ZScoreNormalisation
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
 
 import nibabel as nib
 import numpy as np
@@ -13,12 +12,12 @@ import torch
 
 import u2net3d
 from u2net3d.io.dataset import find_dataset, list_domains, split
-from u2net3d.models.banks import BankShape
+from u2net3d.models.network import BankShape
 from u2net3d.models.universal import UniversalNet
 from u2net3d.patches.loader import DomainLoader
 from u2net3d.prep.cache import prepare_cases
 from u2net3d.prep.plan import domain_spec
-from u2net3d.spec import DEFAULT_PRESET, PRESETS, TrainSpec
+from u2net3d.spec import DEFAULT_PRESET, PRESETS, Budget, TrainSpec
 from u2net3d.train import run as training
 from u2net3d.train.loop import train
 from u2net3d.train.roles import Learner, Run
@@ -73,9 +72,8 @@ def trained(real_data, tmp_path_factory):
             return net
 
         patch.setattr(training, "fresh_net", judged)
-        patch.setattr(training, "domain_spec", partial(domain_spec, batch_voxels=120_000))
         quiet = (Listener(), lambda _: None, lambda *_: None)
-        model = PRESETS[DEFAULT_PRESET]
+        model = PRESETS[DEFAULT_PRESET].model_copy(update={"budget": Budget(voxels=120_000)})
         result, _ = train_model(datasets, model, request, *quiet)
     return folder, datasets, result, untrained
 

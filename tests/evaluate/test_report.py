@@ -187,3 +187,43 @@ def test_importing_the_report_imports_no_torch_matplotlib_scipy_or_rich():
     code = f"import sys, u2net3d.evaluate.report; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+METRICS = ("pixel", "rand", "warping")
+
+
+def test_errors_of_objects_stand_beside_the_scores_where_they_are_asked_for(tmp_path):
+    pred, ref = tmp_path / "pred", tmp_path / "ref"
+    save(ref, "a.nii.gz", [1, 1, 0, 1, 1])
+    save(pred, "a.nii.gz", [1, 1, 1, 1, 1])
+    report = evaluate((pred, ref), labels=LABELS[:2], metrics=METRICS)
+    expected = {"pixel_error": 1 / 5, "rand_error": 1 / 3, "warping_error": 1 / 5}
+    told = report.to_json()
+    for row in (told["mean"], told["labels"]["front"], told["cases"]["a"]["front"]):
+        assert {name: row[name] for name in expected} == pytest.approx(expected)
+    assert expected.keys() <= told["definitions"].keys()
+    (line,) = csv.DictReader(io.StringIO(report.to_csv()))
+    assert float(line["rand_error"]) == pytest.approx(1 / 3)
+    assert [column.header for column in report.to_table().columns][6:9] == [
+        "pixel error",
+        "rand error",
+        "warping error",
+    ]
+    plain = evaluate((pred, ref), labels=LABELS[:2])
+    assert "rand_error" not in json.dumps(plain.to_json()) + plain.to_csv()
+
+
+def test_probabilities_beside_a_prediction_are_thresholded(tmp_path):
+    pred, ref = tmp_path / "pred", tmp_path / "ref"
+    front = np.tile(np.array([0.9, 0.9, 0.5, 0.9, 0.9], np.float32)[:, None, None], (1, 2, 3))
+    for folder, least in ((ref, 0.6), (pred, 0.4)):
+        folder.mkdir()
+        label = (front > least).astype(np.uint8)
+        nib.save(nib.Nifti1Image(label, SPACING), folder / "a.nii.gz")
+    shares = np.stack([1 - front, front], -1)
+    nib.save(nib.Nifti1Image(shares, SPACING), pred / "a.probabilities.nii.gz")
+    report = evaluate((pred, ref), labels=LABELS[:2], metrics=METRICS)
+    assert set(report.mean().errors.values()) == {0}
+    nib.save(nib.Nifti1Image(shares[:3], SPACING), pred / "a.probabilities.nii.gz")
+    (failure,) = evaluate((pred, ref), labels=LABELS[:2], metrics=METRICS).failures
+    assert failure.why.startswith("--pred a.probabilities.nii.gz: ")

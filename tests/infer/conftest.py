@@ -14,7 +14,7 @@ import torch
 from u2net3d import store
 from u2net3d.infer.locks import Holder
 from u2net3d.infer.predict import load
-from u2net3d.models.banks import BankShape
+from u2net3d.models.network import BankShape
 from u2net3d.models.universal import UniversalNet
 from u2net3d.spec import DomainSpec, ModelSpec, Plan, ZScoreNormalisation
 

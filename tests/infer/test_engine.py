@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from u2net3d.infer.engine import sliding_slices, torch_engine
-from u2net3d.models.banks import BankShape
+from u2net3d.models.network import BankShape
 from u2net3d.models.universal import UniversalNet
+from u2net3d.patches.sample import mirrored
 from u2net3d.spec import DomainSpec, Mirroring, Plan, ZScoreNormalisation
 
 PATCH = (8, 8, 8)
@@ -199,3 +200,40 @@ def test_the_network_as_an_engine_answers_as_the_network():
         expected = net(torch.from_numpy(x)[None], "liver")[0][0]
     logits = sliding_logits(engine, x, domain)
     np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def with_margin(margin):
+    found = spec()
+    return found.model_copy(update={"plan": found.plan.model_copy(update={"margin": margin})})
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_with_a_margin_every_voxel_is_answered_with_what_is_around_it(shape):
+    margin = (3, 0, 2)
+
+    def corner(seen):  # at every voxel the one that is a margin before it in D and W
+        assert seen.shape[2:] == (14, 8, 12)
+        return seen[:, :, :8, :, :8]
+
+    x = around = image(shape)
+    for axis, (m, n) in enumerate(zip(margin, shape, strict=True), start=1):
+        around = around.take(mirrored(-m, n, n), axis)
+    found = sliding_logits(corner, x, with_margin(margin))
+    np.testing.assert_allclose(found, around, rtol=1e-5, atol=1e-5)
+
+
+def test_with_a_margin_answers_lie_side_by_side():
+    asked = []
+
+    def counted(seen):
+        asked.append(seen.shape)
+        return seen[:, :, 1:-1, 1:-1, 1:-1]
+
+    sliding_logits(counted, image((16, 8, 24)), with_margin((1, 1, 1)), overlap=0.5)
+    assert len(asked) == 2 * 1 * 3
+
+
+def test_of_a_larger_answer_the_middle_is_the_patch():
+    x = image((8, 8, 8))
+    found = sliding_logits(itself, x, with_margin((2, 1, 0)))
+    np.testing.assert_allclose(found, x, rtol=1e-5, atol=1e-5)

@@ -17,13 +17,16 @@ from u2net3d.infer import openvino_engine
 from u2net3d.infer.engine import middle_tile, torch_engine
 from u2net3d.infer.engines import Engines, choose_engine, difference, drawn_patch
 from u2net3d.infer.predict import device_name, load
-from u2net3d.models.banks import BankShape
+from u2net3d.models import FAMILIES
+from u2net3d.models import network as a_network
+from u2net3d.models.network import BankShape
 from u2net3d.models.universal import UniversalNet
-from u2net3d.spec import PRESETS, DomainSpec, Plan, ZScoreNormalisation
+from u2net3d.spec import PRESETS, DomainSpec, ModelSpec, Plan, ZScoreNormalisation
 
 needs_openvino = pytest.mark.skipif(
     openvino_engine.installed() is None, reason="needs openvino: pip install u2net3d[cpu]"
 )
+UNIVERSAL = [name for name, model in PRESETS.items() if model.family == "universal"]
 WEIGHTS = ("0" * 64, "1" * 64)  # hashes of a trunk and of a domain file
 CUBES = (((1, 1, 1), (2, 2, 2), (2, 2, 2)), ((3, 3, 3), (3, 3, 3), (3, 3, 3)))
 FLAT = (((1, 1, 1), (1, 2, 2), (2, 2, 1)), ((1, 3, 3), (1, 3, 3), (3, 3, 3)))
@@ -73,7 +76,7 @@ def made(cache):
 
 
 @needs_openvino
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", UNIVERSAL)
 @pytest.mark.parametrize(("channels", "classes"), [(1, 2), (3, 7)])
 @pytest.mark.parametrize(
     ("strides", "kernels", "patch"),
@@ -132,8 +135,8 @@ def test_a_tile_of_one_value_proves_nothing_and_refuses_nothing(made, cache):
 def test_the_tile_that_judges_is_one_with_contrast():
     image = np.zeros((1, 8, 8, 24), np.float32)
     image[..., -1] = 1
-    assert middle_tile(image, (8, 8, 8)).max() == 1
-    assert middle_tile(image[..., :-1], (8, 8, 8)).max() == 0
+    assert middle_tile(image, spec_of(*CUBES, (8, 8, 8)).plan).max() == 1
+    assert middle_tile(image[..., :-1], spec_of(*CUBES, (8, 8, 8)).plan).max() == 0
 
 
 @needs_openvino
@@ -228,9 +231,9 @@ def test_one_that_fails_on_the_image_is_refused_from_then_on(made, monkeypatch):
     net, x = network("base", spec), drawn_patch(spec)
     engines, name = made(net, spec)
     assert name == "openvino"
-    made_of = engines._made["liver"]
+    made_of = engines._made["liver", None]
     wrong = engines_module.replace(made_of, run=lambda patch: -made_of.run(patch))
-    engines._made["liver"] = wrong
+    engines._made["liver", None] = wrong
     np.testing.assert_array_equal(
         engines.run(spec, *WEIGHTS, x)(x), torch_engine(net, "liver", "cpu")(x)
     )
@@ -252,9 +255,14 @@ def test_a_difference_is_seen_in_labels_and_in_logits():
 
 
 def test_the_middle_tile_is_mirrored_where_the_image_is_smaller():
+    def tile(x, width, margin=0):
+        plan = spec_of(*CUBES, (1, 1, width)).plan
+        return middle_tile(x, plan.model_copy(update={"margin": (0, 0, margin)})).flatten().tolist()
+
     x = np.arange(5, dtype=np.float32).reshape(1, 1, 1, 5)
-    assert middle_tile(x, (1, 1, 3)).tolist() == [[[[[1, 2, 3]]]]]
-    assert middle_tile(x[..., :2], (1, 1, 4)).tolist() == [[[[[1, 0, 1, 0]]]]]
+    assert tile(x, 3) == [1, 2, 3]
+    assert tile(x[..., :2], 4) == [1, 0, 1, 0]
+    assert tile(x, 3, margin=2) == [1, 0, 1, 2, 3, 4, 3]
 
 
 def test_the_engine_is_chosen_by_what_is_installed_alone(monkeypatch):
@@ -341,3 +349,31 @@ def test_a_signal_is_handled_in_whatever_order_networks_go():
         check=False,
     )
     assert (done.returncode, done.stdout.split()) == (0, ["handled", "handled"])
+
+
+@needs_openvino
+def test_every_level_has_an_engine_and_a_place_in_the_cache_of_its_own(cache):
+    spec = spec_of(*CUBES, (8, 8, 8))
+    torch.manual_seed(0)
+    net = a_network(ModelSpec(family="unetpp", base_channels=2, stages=3))
+    net.add_bank("liver", BankShape.of(spec))
+    net.eval()
+    engines, x = Engines("openvino", "cpu", lambda: net, cache), drawn_patch(spec)
+    for level in (None, 1, 2, "mean"):
+        assert engines.name(spec, *WEIGHTS, level) == "openvino"
+        expected = torch_engine(net, "liver", "cpu", level)(x)
+        found = engines.run(spec, *WEIGHTS, x, level)(x)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    assert len([entry for entry in cache.iterdir() if entry.is_dir()]) == 4
+
+
+@needs_openvino
+def test_a_network_without_padding_is_traced_with_its_margin():
+    spec = spec_of(*CUBES, (8, 8, 8))
+    model = ModelSpec(family="unet", base_channels=2, stages=3, options={"padded": False})
+    margin = FAMILIES["unet"].margin(model, spec.plan)
+    spec = spec.model_copy(update={"plan": spec.plan.model_copy(update={"margin": margin})})
+    net = a_network(model)
+    net.add_bank("liver", BankShape.of(spec))
+    engines = Engines("openvino", "cpu", net.eval, None)
+    assert (engines.name(spec, *WEIGHTS), engines.note(spec)) == ("openvino", None)

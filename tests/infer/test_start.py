@@ -12,7 +12,8 @@ import torch
 
 from u2net3d import store
 from u2net3d.infer.openvino_engine import installed
-from u2net3d.models.banks import BankShape
+from u2net3d.models import network
+from u2net3d.models.network import BankShape
 from u2net3d.models.universal import UniversalNet
 from u2net3d.spec import PRESETS
 
@@ -84,6 +85,23 @@ def test_a_prediction_by_openvino_with_a_full_cache_loads_no_torch(
     for name in "bc":
         said = json.loads((tmp_path / f"{name}.json").read_text())
         assert (said["engine"], set(said["versions"])) == ("openvino", {"u2net3d", "openvino"})
+
+
+@pytest.mark.skipif(installed() is None, reason="openvino is not installed")
+def test_the_command_line_traces_other_families_for_openvino_and_reports_nothing(
+    model, tmp_path, picture, write
+):
+    image, spec = write(tmp_path / "a.nii.gz", picture()), PRESETS["unet"]
+    spec = spec.model_copy(update={"base_channels": 2, "stages": 2})
+    torch.manual_seed(0)
+    net = network(spec)
+    net.add_bank("liver", BankShape.of(model.spec("liver")))
+    store.save_model(tmp_path / "model", net, spec, {"liver": model.spec("liver")}, {})
+    words = ("predict", "-i", image, "-o", tmp_path / "b.nii.gz", "--domain", "liver")
+    words += ("--model", tmp_path / "model", "--device", "cpu", "--engine", "openvino")
+    watch, cache = "openvino.tools.ovc openvino_telemetry", tmp_path / "cache"
+    assert loaded(*words, watch=watch, cache=cache) == ["openvino.tools.ovc"]
+    assert json.loads((tmp_path / "b.json").read_text())["engine"] == "openvino"
 
 
 def test_a_wrong_word_is_said_before_torch_is_loaded(folder, tmp_path, picture, write):

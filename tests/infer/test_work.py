@@ -36,10 +36,10 @@ class Thresholds:
     def origin(self, _domain):
         return self._origin
 
-    def engine(self, _domain):
+    def engine(self, _domain, _options):
         return "torch"
 
-    def packages(self, _domain):
+    def packages(self, _domain, _options):
         return ("torch",)
 
     def answer(self, image, path, _domain, _options, *, probabilities=False):

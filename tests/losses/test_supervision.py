@@ -81,3 +81,17 @@ def test_gradients_reach_every_level():
     outputs = [torch.randn(1, 2, n, n, n).requires_grad_() for n in (8, 4, 2)]
     supervised(dice_ce, outputs, target).backward()
     assert all(output.grad.abs().sum() > 0 for output in outputs)
+
+
+def test_outputs_of_one_grid_weigh_alike():
+    values = iter([7.0, 14.0, 28.0])
+    target = torch.zeros(1, 4, 4, 4, dtype=torch.int64)
+    outputs = outputs_of((4, 4, 4), (4, 4, 4), (2, 2, 2))
+    loss = supervised(lambda *_: torch.tensor(next(values)), outputs, target)
+    assert loss.item() == pytest.approx((7 + 14 + 28 / 2) / (1 + 1 + 1 / 2))
+
+
+def test_an_answer_smaller_than_the_target_is_judged_by_its_middle():
+    target = torch.arange(3 * 7).reshape(1, 1, 3, 7)
+    (seen,) = targets_seen([(1, 1, 3)], target)
+    assert seen.tolist() == [[[[9, 10, 11]]]]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from u2net3d.models.banks import Bank, BankShape
+from u2net3d.models import network
+from u2net3d.models.banks import UniversalBank
+from u2net3d.models.network import BankShape
 from u2net3d.models.start import copy_ends, start_from
 from u2net3d.models.units import UnitBank
-from u2net3d.spec import DomainSpec, Plan, ZScoreNormalisation
+from u2net3d.spec import DomainSpec, ModelSpec, Plan, ZScoreNormalisation
 
 FULL, HALF = (1, 1, 1), (2, 2, 2)
 CUBE, SLICE = (3, 3, 3), (1, 3, 3)
@@ -20,7 +23,7 @@ def bank(kernel=CUBE, stages=2, channels=1, classes=2, base=2):
         strides=(FULL, *[HALF] * (stages - 1)),
         kernels=(kernel,) * stages,
     )
-    return Bank(shape, base)
+    return UniversalBank(shape, base)
 
 
 def filled(value, **kwargs):
@@ -181,3 +184,19 @@ def test_heads_of_levels_that_the_other_has_not_stay_fresh():
     copy_ends(new, labels, other, labels)
     assert torch.equal(new.heads[0].weight, other.heads[0].weight)
     assert torch.equal(new.heads[1].weight, before)
+
+
+@pytest.mark.parametrize("family", ["unet", "unetpp"])
+def test_a_bank_that_is_a_whole_network_is_taken_up_whole(family):
+    options = {"norm": "batch"}
+    net = network(ModelSpec(family=family, base_channels=2, stages=2, options=options))
+    shape = BankShape(channels=1, classes=2, strides=(FULL, HALF), kernels=(CUBE, CUBE))
+    new, other = net.make_bank(shape), net.make_bank(shape)
+    for tensor in other.state_dict().values():
+        tensor.uniform_(1, 2)
+    labels = spec(("background", "organ"))
+    taken = start_from(new, [other]) + copy_ends(new, labels, other, labels)
+    assert taken == sum(tensor.numel() for tensor in new.state_dict().values())
+    assert all(
+        torch.equal(tensor, other.state_dict()[name]) for name, tensor in new.state_dict().items()
+    )

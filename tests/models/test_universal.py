@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from u2net3d.models.banks import BankShape
+from u2net3d.models.network import BankShape
 from u2net3d.models.units import Head, Pointwise, Stem, UnitBank
 from u2net3d.models.universal import UniversalNet
 from u2net3d.spec import RESERVED_NAMES

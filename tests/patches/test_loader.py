@@ -173,3 +173,17 @@ def test_the_thread_that_reads_ahead_has_no_team_of_its_own(noisy_case, make_spe
     thread.join()
     torch.set_num_threads(usual)
     assert counted[0] == counted[1]
+
+
+def test_a_margin_shows_what_lies_around_the_patch_and_its_label(noisy_case, make_spec):
+    case, margin = noisy_case((9, 12, 11)), (2, 0, 3)
+    spec = make_spec()
+    wide = spec.model_copy(update={"plan": spec.plan.model_copy(update={"margin": margin})})
+    plain, batch = (DomainLoader(each, [case], 0, 1 / 3).batch(0) for each in (spec, wide))
+    assert batch.image.shape == (3, 1, 12, 10, 18)
+    assert batch.label.shape == (3, 12, 10, 18)
+    inner = (slice(None), slice(2, -2), slice(None), slice(3, -3))
+    alike = [
+        torch.equal(batch.label[inner][n], plain.label[n]) for n in range(3)
+    ]  # but for samples that were turned or zoomed about the middle
+    assert any(alike)

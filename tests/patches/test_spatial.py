@@ -133,6 +133,8 @@ CHANGES = [
     Spatial(bend=0.4, bend_seed=5),
     Spatial((3.0, 0, 0), 1.2, 0.4, 9, fixed_axis=0),
     Spatial((0.3, 0.2, -0.5), 0.8, 0.4, 11),
+    Spatial(elastic=True, bend_seed=2),
+    Spatial((0.3, 0.2, -0.5), 0.8, 0.0, 3, elastic=True),
 ]
 
 

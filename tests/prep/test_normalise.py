@@ -3,7 +3,7 @@ import pytest
 from scipy.ndimage import binary_fill_holes
 
 from u2net3d.prep.normalise import STD_FLOOR, body_mask, normalise
-from u2net3d.spec import CtNormalisation, ZScoreNormalisation
+from u2net3d.spec import CtNormalisation, PercentileNormalisation, ZScoreNormalisation
 
 CT = CtNormalisation(lower=-100, upper=300, mean=100, std=50)
 
@@ -71,9 +71,34 @@ def test_a_zscore_has_the_bits_of_numpy_s_mean_and_deviation(size):
 
 def test_the_image_itself_is_left_alone():
     image = row(0, 1, 3, 0)
-    for scheme in (CT, ZScoreNormalisation(), ZScoreNormalisation(nonzero_only=True)):
+    for scheme in (
+        CT,
+        ZScoreNormalisation(),
+        ZScoreNormalisation(nonzero_only=True),
+        PercentileNormalisation(),
+    ):
         normalise(image, (scheme,))
         np.testing.assert_array_equal(image, row(0, 1, 3, 0))
+
+
+def test_by_percentiles_the_voxels_above_0_have_mean_0_and_std_1_and_0_stays_0():
+    # 0 to 100 per cent: nothing is clipped but what is below the lowest; above 0 are 1 and 3
+    scheme = PercentileNormalisation(lower_percent=0, upper_percent=100, lowest=-7)
+    result = normalise(row(-9, 0, 1, 3), (scheme,))
+    np.testing.assert_allclose(result, row(-9, 0, -1, 1))  # (-7 - 2) / 1
+
+
+def test_percentiles_are_the_volumes_own():
+    values = np.arange(101, dtype=np.float32)  # 2 per cent: 2, 98 per cent: 98
+    result = normalise(values.reshape(1, 1, 1, -1), (PercentileNormalisation(),))
+    assert result.min() == result[..., 2] == result[..., 0]
+    assert result.max() == result[..., 98] == result[..., 100]
+    assert result[..., 97] < result.max()
+
+
+def test_by_percentiles_a_volume_with_nothing_above_0_becomes_0():
+    result = normalise(row(-5, 0, -1), (PercentileNormalisation(),))
+    np.testing.assert_array_equal(result, 0)
 
 
 def test_each_channel_has_its_own_scheme():

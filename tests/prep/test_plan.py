@@ -6,8 +6,8 @@ import pytest
 
 from u2net3d.io.dataset import find_dataset
 from u2net3d.prep.fingerprint import CaseFacts, Fingerprint, Intensities
-from u2net3d.prep.plan import domain_spec, expected_memory_bytes, make_plan, topology
-from u2net3d.spec import PRESETS, CtNormalisation, ModelSpec, ZScoreNormalisation
+from u2net3d.prep.plan import cubed, domain_spec, expected_memory_bytes, make_plan, topology
+from u2net3d.spec import PRESETS, Budget, CtNormalisation, ModelSpec, Plan, ZScoreNormalisation
 
 HU = Intensities(mean=90, std=20, minimum=-50, maximum=300, percentile_00_5=10, percentile_99_5=180)
 MM = (1.0, 1.0, 1.0)
@@ -95,7 +95,7 @@ def test_thick_slices_are_neither_pooled_nor_convolved_across_at_first():
 )
 def test_a_step_stays_within_its_voxels(shape, spacing, batch_voxels):
     cases = facts(*[(shape, spacing)] * 100)
-    plan = make_plan(cases, max_stages=6, batch_voxels=batch_voxels)
+    plan = make_plan(cases, max_stages=6, budget=Budget(voxels=batch_voxels))
     assert 2 <= plan.batch_size <= 16
     assert batch_voxels / 4 < plan.batch_size * prod(plan.patch_size) <= batch_voxels
 
@@ -147,6 +147,35 @@ def test_expected_memory_grows_with_the_batch_and_the_width():
     assert expected_memory_bytes(twice, ModelSpec(), channels=1, classes=3) > usual
     assert expected_memory_bytes(plan, ModelSpec(base_channels=32), channels=1, classes=3) > usual
     assert expected_memory_bytes(plan, PRESETS["base"], channels=1, classes=3) < usual
+
+
+@pytest.mark.parametrize(
+    ("edge", "most", "stages"),
+    [(128, 6, 6), (128, 4, 4), (32, 6, 4), (48, 6, 4), (8, 6, 2), (10, 6, 2)],
+)
+def test_a_cube_covers_what_the_patch_covered_and_is_halved_along_all_axes(edge, most, stages):
+    plan = Plan(
+        spacing_mm=(3.0, 1.0, 0.5),
+        normalisation=(ZScoreNormalisation(),),
+        patch_size=(16, 64, 32),
+        batch_size=7,
+        strides=((1, 1, 1), (1, 2, 2)),
+        kernels=((1, 3, 3), (3, 3, 3)),
+    )
+    cube = cubed(plan, edge, most)
+    assert cube.patch_size == (edge, edge, edge)
+    assert cube.spacing_mm == pytest.approx((48 / edge, 64 / edge, 16 / edge))
+    assert cube.batch_size == 2
+    assert cube.strides == ((1, 1, 1), *[(2, 2, 2)] * (stages - 1))
+    assert cube.kernels == ((3, 3, 3),) * stages
+    assert cube.normalisation == plan.normalisation
+
+
+def test_with_a_cube_a_domain_is_planned_for_two_of_them(tmp_path, make_dataset):
+    dataset = find_dataset(make_dataset(tmp_path).parent, "liver")
+    plain = domain_spec(dataset, dataset.cases, 6, budget=Budget(voxels=2 * 16**3)).plan
+    cube = domain_spec(dataset, dataset.cases, 6, cube=16).plan
+    assert cube == cubed(plain, 16, 6)
 
 
 def test_a_domain_spec_holds_what_its_training_cases_say(tmp_path, make_dataset):

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from u2net3d import files, store
-from u2net3d.models.banks import Bank, BankShape
+from u2net3d.models.banks import UniversalBank
+from u2net3d.models.network import BankShape
 from u2net3d.spec import DomainSpec, Plan, ZScoreNormalisation
 from u2net3d.store import domains
 from u2net3d.store.weights import DomainFile, read_domain, state
@@ -192,7 +193,7 @@ def test_a_full_sized_bank_in_half_precision_fits_into_350_kilobytes():
     )
     labels = ("background", "one", "two", "three", "four")
     spec = DomainSpec(name="brain", channels=("a", "b", "c", "d"), labels=labels, plan=plan)
-    bank = Bank(BankShape.of(spec), 16)
+    bank = UniversalBank(BankShape.of(spec), 16)
     said = DomainFile(trunk_id="0" * 64, weights=1, adapters=1, domain=spec)
     content = said.encoded({name: tensor.half() for name, tensor in state(bank).items()})
     assert 300_000 < len(content) <= 350_000

@@ -10,7 +10,7 @@ import torch
 
 from u2net3d import files, store
 from u2net3d.errors import ModelError, UsageError
-from u2net3d.models.banks import BankShape
+from u2net3d.models.network import BankShape
 from u2net3d.models.universal import UniversalNet
 from u2net3d.spec import DomainSpec, ModelSpec, Plan, ZScoreNormalisation
 

@@ -7,15 +7,14 @@ import pytest
 import torch
 
 from u2net3d.io.dataset import Dataset
-from u2net3d.models.banks import BankShape
+from u2net3d.models.network import BankShape
 from u2net3d.models.universal import UniversalNet
-from u2net3d.patches.loader import DomainLoader
 from u2net3d.prep.cache import PreparedCase
 from u2net3d.prep.plan import domain_spec
 from u2net3d.spec import DomainSpec, ModelSpec, Plan, TrainSpec, ZScoreNormalisation
 from u2net3d.train.history import History
 from u2net3d.train.roles import Learner, Run
-from u2net3d.train.run import Request
+from u2net3d.train.run import Request, loader_of
 
 TINY = ModelSpec(base_channels=2, stages=3)
 
@@ -104,7 +103,7 @@ def make_run(tmp_path, blob_case):
         for name, stages in (domains or {"liver": 2, "heart": 3}).items():
             domain = spec_of(name, stages)
             given = cases or [blob_case(seed) for seed in range(3)]
-            loader = DomainLoader(domain, given, spec.seed, 0.5)
+            loader = loader_of(domain, given, spec.model_copy(update={"foreground_share": 0.5}))
             dataset = Dataset(tmp_path, name, ("MR",), domain.labels, None, (), ())
             learners.append(Learner(domain, dataset, loader, validation))
         torch.manual_seed(spec.seed)

@@ -7,7 +7,7 @@ from math import prod
 import pytest
 import torch
 
-from u2net3d.models.banks import BankShape
+from u2net3d.models.network import BankShape
 from u2net3d.models.universal import UniversalNet
 from u2net3d.prep.fingerprint import CaseFacts, Fingerprint, Intensities
 from u2net3d.prep.plan import RUNTIME_BYTES

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from u2net3d.models.banks import BankShape
+from u2net3d.models.network import BankShape
 from u2net3d.models.universal import UniversalNet
 from u2net3d.spec import TrainSpec
 from u2net3d.train.optimiser import WIDEST, Muon, optimiser_for, orthogonalised
@@ -59,6 +59,25 @@ def test_all_but_the_matrices_moves_as_adamw_would_bit_for_bit():
     pairs = zip(ours.named_parameters(), theirs.named_parameters(), strict=True)
     for (name, one), (_, other) in pairs:
         assert torch.equal(one, other) != name.startswith("trunk."), name
+
+
+def test_in_adam_the_decay_is_part_of_the_gradient_and_in_adamw_it_is_not():
+    # the first step of Adam is its rate along the sign: of 0 + 0.1 * weight, all weights move 0.01
+    spec = TrainSpec(learning_rate=0.01, weight_decay=0.1, optimiser="adam")
+    moves = {}
+    for name in ("adam", "adamw"):
+        made = net()
+        optimiser = optimiser_for(made, spec.model_copy(update={"optimiser": name}))
+        before = [weight.clone() for weight in made.trunk.parameters()]
+        for weight in made.parameters():
+            weight.grad = torch.zeros_like(weight)
+        optimiser.step()
+        pairs = zip(made.trunk.parameters(), before, strict=True)
+        moves[name] = [(old - new, old) for new, old in pairs]
+    for moved, weight in moves["adam"]:
+        torch.testing.assert_close(moved, 0.01 * weight.sign(), atol=1e-6, rtol=1e-3)
+    for moved, weight in moves["adamw"]:
+        torch.testing.assert_close(moved, 0.01 * 0.1 * weight, atol=1e-6, rtol=1e-3)
 
 
 def test_what_has_no_gradient_stays_as_it_is():

@@ -12,7 +12,8 @@ import pytest
 
 from u2net3d.errors import TrainingError
 from u2net3d.io.dataset import split
-from u2net3d.train import checkpoint, loop
+from u2net3d.spec import RECIPES
+from u2net3d.train import checkpoint, loop, plateau
 from u2net3d.train.history import History
 from u2net3d.train.loop import train
 from u2net3d.train.run import train_model
@@ -55,15 +56,20 @@ def weight_files(folder):
 
 
 @pytest.mark.parametrize(
-    ("stop_after", "validations"),
-    [(1, 1), (3, 2), (4, 2)],  # 4: between a step and the validation that is due after it
+    ("stop_after", "validations", "training"),
+    [
+        (1, 1, {}),
+        (3, 2, {}),
+        (4, 2, {}),  # between a step and the validation that is due after it
+        (3, 1, {"elastic": True, "loss": "border_ce"}),
+    ],
 )
 def test_n_steps_and_the_rest_are_all_the_steps(
-    fit, tmp_path, identical, monkeypatch, stop_after, validations
+    fit, tmp_path, identical, monkeypatch, stop_after, validations, training
 ):
     monkeypatch.setattr("u2net3d.train.run.card", lambda *_: {})  # seconds differ
     whole, halves = tmp_path / "whole", tmp_path / "halves"
-    budget = {"steps": 8, "validations": validations}
+    budget = {"steps": 8, "validations": validations, **training}
     once = fit(whole, **budget)
     first = fit(halves, stop_after, **budget)
     second = fit(halves, resume=True, **budget)
@@ -82,6 +88,20 @@ def test_the_optimiser_goes_on_where_it_was(fit, tmp_path, identical):
     end = saved(tmp_path / "halves")["optimiser"]
     assert identical(end, saved(tmp_path / "whole")["optimiser"])
     assert not identical(end, at_the_stop)
+
+
+def test_the_paper_recipe_goes_on_with_the_rate_that_it_had(fit, tmp_path, identical, monkeypatch):
+    monkeypatch.setattr(plateau, "EPOCH_STEPS", 2)
+    monkeypatch.setattr(plateau, "WINDOW", 1)
+    monkeypatch.setattr(plateau, "LEAST_GAIN", 1e9)  # no gain is ever enough
+    recipe = RECIPES["reference-separable"].model_dump(exclude={"steps", "validations", "cube"})
+    fit(tmp_path / "whole", steps=8, **recipe)
+    fit(tmp_path / "halves", 3, steps=8, **recipe)
+    fit(tmp_path / "halves", resume=True, steps=8, **recipe)
+    assert identical(saved(tmp_path / "halves"), saved(tmp_path / "whole"))
+    rows = History(tmp_path / "halves/runs/train").rows()
+    rates = [row["learning_rate"] for row in rows if row["kind"] == "train"]
+    assert rates == [3e-4] * 4 + [1.5e-4] * 2 + [0.75e-4] * 2
 
 
 def test_the_batches_are_the_same(make_run, watcher, monkeypatch, identical, no_pictures):

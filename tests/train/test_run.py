@@ -135,7 +135,7 @@ def test_an_existing_model_is_refused_before_any_work(
     dataset = tiny_dataset("Task03_Liver")
     fit(dataset)
     before = {path: path.read_bytes() for path in (tmp_path / "model").rglob("*.*")}
-    monkeypatch.setattr("u2net3d.train.run.domain_spec", lambda *_, **__: pytest.fail("work"))
+    monkeypatch.setattr("u2net3d.train.run.planned", lambda *_, **__: pytest.fail("work"))
     with pytest.raises(UsageError, match=r"holds a model already — add to it .*add-domain"):
         fit(dataset)
     assert {path: path.read_bytes() for path in (tmp_path / "model").rglob("*.*")} == before
@@ -164,7 +164,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     tiny_dataset, fit, tmp_path, monkeypatch
 ):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("u2net3d.train.run.domain_spec", lambda *_, **__: pytest.fail("work"))
+    monkeypatch.setattr("u2net3d.train.run.planned", lambda *_, **__: pytest.fail("work"))
     with pytest.raises(UsageError, match=r"--model: .* is a file, not a folder"):
         fit(tiny_dataset("Task03_Liver"), model=tmp_path / "file/model")
 

@@ -40,5 +40,5 @@ def _start_lightly() -> None:
     """
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     modules: dict[str, Any] = sys.modules
-    modules.setdefault("openvino.tools.ovc", None)  # as if not installed: openvino does without
+    modules.setdefault("openvino.tools.ovc", None)  # as if not installed, until `converter` asks
     gc.set_threshold(_OBJECTS)

@@ -34,6 +34,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 Cache = Annotated[
     Path | None, typer.Option("--cache", help="Prepared cases; the user's cache by default.")
 ]
+Elastic = Annotated[bool, typer.Option("--elastic", help="Deform every patch, as for U-Net.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -60,7 +61,9 @@ def train(
     domains: Annotated[str, typer.Option("--domains", help="Names, or name=PATH, with commas.")],
     data: Data = DATA,
     model: ModelFolder = MODEL,
-    preset: Annotated[str, typer.Option("--preset", help="The network: base or paper.")] = "base",
+    preset: Annotated[
+        str, typer.Option("--preset", help="The network; `u2net3d models` lists them.")
+    ] = "base",
     steps: Steps = None,
     time: Time = None,
     fold: Fold = "0",
@@ -69,6 +72,7 @@ def train(
     overwrite: Overwrite = False,
     seed: Seed = 0,
     cache: Cache = None,
+    elastic: Elastic = False,
 ) -> None:
     """Train a new model on one or more domains."""
     from u2net3d.cli import training
@@ -77,7 +81,7 @@ def train(
         domains.split(","),
         data,
         preset,
-        training.Options(model, steps, time, fold, device, resume, overwrite, seed, cache),
+        training.Options(model, steps, time, fold, device, resume, overwrite, seed, cache, elastic),
     )
 
 
@@ -100,11 +104,14 @@ def add_domain(
     overwrite: Overwrite = False,
     seed: Seed = 0,
     cache: Cache = None,
+    elastic: Elastic = False,
 ) -> None:
     """Teach a model one more domain; its trunk stays frozen."""
     from u2net3d.cli import training
 
-    options = training.Options(model, steps, time, fold, device, resume, overwrite, seed, cache)
+    options = training.Options(
+        model, steps, time, fold, device, resume, overwrite, seed, cache, elastic
+    )
     training.add_domain(name, data, cases, init, options)
 
 
@@ -125,11 +132,14 @@ def update_domain(
     overwrite: Overwrite = False,
     seed: Seed = 0,
     cache: Cache = None,
+    elastic: Elastic = False,
 ) -> None:
     """Train a domain further when cases arrive; the old bank is kept."""
     from u2net3d.cli import training
 
-    options = training.Options(model, steps, time, fold, device, resume, overwrite, seed, cache)
+    options = training.Options(
+        model, steps, time, fold, device, resume, overwrite, seed, cache, elastic
+    )
     training.update_domain(name, data, init, force, options)
 
 
@@ -198,6 +208,24 @@ def import_domain(
     domains.import_file(file, name, model)
 
 
+@app.command("import-reference")
+def import_reference(
+    checkpoint: Annotated[Path, typer.Argument(help="A state dict of the official code.")],
+    domains: Annotated[
+        str | None, typer.Option("--domains", help="Those of its --tasks, in that order.")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", help="JSON list that describes other domains.")
+    ] = None,
+    model: ModelFolder = MODEL,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make a model of a checkpoint of u2net_torch, the official code of 3D U2-Net."""
+    from u2net3d.cli import importing
+
+    importing.import_reference(checkpoint, domains, plan, model, overwrite)
+
+
 @app.command()
 def predict(
     images: Annotated[
@@ -222,6 +250,9 @@ def predict(
     cleanup: Annotated[
         bool, typer.Option("--cleanup/--no-cleanup", help="Remove strays where that helps.")
     ] = True,
+    level: Annotated[
+        str | None, typer.Option("--level", help="Of a UNet++: 1 (quickest) on, auto or mean.")
+    ] = None,
     overwrite: Annotated[
         bool | None, typer.Option("--overwrite/--skip", help="Replace, or keep, what is there.")
     ] = None,
@@ -241,7 +272,7 @@ def predict(
 
     wanted = (overwrite, statistics, preview, probabilities)
     asked = predicting.Asked(domain, model, device, engine, *wanted, max_memory=max_memory)
-    options = predicting.options_of(fast, best, overlap, tta, cleanup)
+    options = predicting.options_of(fast, best, overlap, tta, cleanup, level)
     predicting.predict(images, output, asked, options)
 
 
@@ -256,6 +287,10 @@ def evaluate(
     ] = 2.0,
     json: Annotated[Path | None, typer.Option("--json", help="Write JSON here.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write CSV here.")] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option("--metrics", help="Of objects besides: pixel, rand, warping, with commas."),
+    ] = None,
     cross_validated: Annotated[
         bool,
         typer.Option("--cross-validated", help="Each case by the fold that never saw it."),
@@ -265,11 +300,15 @@ def evaluate(
 ) -> None:
     """Compare labels with reference labels: Dice, IoU, HD95, NSD."""
     from u2net3d.cli import reading
+    from u2net3d.errors import UsageError
 
     if cross_validated:
+        if metrics is not None:
+            mend = "predict the cases, then give --pred and --ref"
+            raise UsageError("--metrics", "is not for --cross-validated", mend)
         reading.cross_validated(domain, data, model, device, tolerance_mm, json, csv)
         return
-    reading.evaluate(pred, ref, domain, model, tolerance_mm, json, csv)
+    reading.evaluate(pred, ref, domain, model, tolerance_mm, json, csv, metrics)
 
 
 @app.command()
@@ -308,6 +347,26 @@ def domains(model: ModelFolder = MODEL, json: Json = False) -> None:
     from u2net3d.cli import reading
 
     reading.domains(model, json)
+
+
+@app.command()
+def models(
+    preset: Annotated[str | None, typer.Option("--preset", help="One network alone.")] = None,
+    patch: Annotated[str, typer.Option("--patch", help="Voxels: D,H,W.")] = "128,128,128",
+    channels: Annotated[int, typer.Option("--channels", min=1, help="Of the image.")] = 1,
+    classes: Annotated[
+        int, typer.Option("--classes", min=2, help="Labels, background included.")
+    ] = 2,
+    domain: Annotated[
+        str | None, typer.Option("--domain", help="A domain of --model in place of these three.")
+    ] = None,
+    model: ModelFolder = MODEL,
+    json: Json = False,
+) -> None:
+    """Say what each preset costs: weights, and multiply-adds for a patch."""
+    from u2net3d.cli import models as costs
+
+    costs.models(preset, patch, channels, classes, domain, model, json)
 
 
 @app.command()

@@ -23,8 +23,8 @@ from u2net3d.infer import openvino_engine
 from u2net3d.infer.engines import Engines
 from u2net3d.io.stream import memory_bytes
 from u2net3d.losses import LOSSES, supervised
-from u2net3d.models.banks import BankShape
-from u2net3d.models.universal import UniversalNet
+from u2net3d.models import network
+from u2net3d.models.network import BankShape, Network
 from u2net3d.ops import gpu, library, memory
 from u2net3d.prep.cache import default_cache
 from u2net3d.spec import (
@@ -178,7 +178,7 @@ def _engine() -> tuple[str, str]:
         return "ok", "predict takes torch: openvino is not installed (`pip install u2net3d[cpu]`)"
     if torch.cuda.is_available():
         return "ok", f"predict takes torch on the GPU; openvino {there} with --device cpu"
-    refused = [why for model in PRESETS.values() if (why := _refused(model))]
+    refused = [why for model in _universal() if (why := _refused(model))]
     if refused:
         said = f"predict asks openvino {there} and goes on with torch"
         return "note", f"{said}, small networks differ: {refused[0]}"
@@ -217,11 +217,16 @@ ITEMS: dict[str, Callable[[], tuple[str, str]]] = {
 def disagreement(device: torch.device) -> float:
     """Largest relative error of small networks' outputs and gradients, float32 against float64.
 
-    One of each preset, on `device` and as training runs it; the reference is the same network on
-    the CPU, where float64 goes the pure-torch way. Relative to the largest value of each tensor;
-    rounding that turns an activation over at 0 is most of it.
+    One of each preset of the universal network, on `device` and as training runs it; the reference
+    is the same network on the CPU, where float64 goes the pure-torch way. Relative to the largest
+    value of each tensor; rounding that turns an activation over at 0 is most of it.
     """
-    return max(_disagreement(model, device) for model in PRESETS.values())
+    return max(_disagreement(model, device) for model in _universal())
+
+
+def _universal() -> list[ModelSpec]:
+    """The presets of which our own kernels and graphs do the work."""
+    return [model for model in PRESETS.values() if model.family == "universal"]
 
 
 def _disagreement(model: ModelSpec, device: torch.device) -> float:
@@ -238,10 +243,10 @@ def _disagreement(model: ModelSpec, device: torch.device) -> float:
     )
 
 
-def _small(model: ModelSpec) -> UniversalNet:
+def _small(model: ModelSpec) -> Network:
     """Always the same one; torch's generator is seeded for it."""
     torch.manual_seed(0)
-    net = UniversalNet.of(model.model_copy(update={"stages": len(_STRIDES)}))
+    net = network(model.model_copy(update={"stages": len(_STRIDES)}))
     net.add_bank("check", BankShape(channels=2, classes=3, strides=_STRIDES, kernels=_KERNELS))
     for weight in net.parameters():
         if weight.ndim == 1:  # with biases of 0 a norm's scale has no gradient to compare
@@ -249,7 +254,7 @@ def _small(model: ModelSpec) -> UniversalNet:
     return net
 
 
-def _step(net: UniversalNet, image: Tensor, target: Tensor) -> list[Tensor]:
+def _step(net: Network, image: Tensor, target: Tensor) -> list[Tensor]:
     """Outputs and the gradients of all weights."""
     outputs = net.train()(image, "check")
     loss = supervised(LOSSES[TrainSpec().loss], outputs, target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from u2net3d import files, store
 from u2net3d.cli.say import say
@@ -14,7 +15,7 @@ from u2net3d.infer.predict import Options, load
 from u2net3d.infer.scratch import bytes_of
 from u2net3d.infer.statistics import LabelStatistics, require_table, write_statistics
 from u2net3d.infer.work import Outcome, Wishes, run_jobs
-from u2net3d.spec import DomainSpec, domain_name
+from u2net3d.spec import DomainSpec, Level, domain_name
 from u2net3d.train.interrupt import held_back, stopping
 from u2net3d.volume import Array, Volume
 
@@ -42,11 +43,16 @@ FAST, BEST = Options(overlap=0.25, tta=False), Options(overlap=0.5, tta=True)
 
 
 def options_of(
-    fast: bool, best: bool, overlap: float | None, tta: bool | None, cleanup: bool
+    fast: bool,
+    best: bool,
+    overlap: float | None,
+    tta: bool | None,
+    cleanup: bool,
+    level: str | None = None,
 ) -> Options:
     """`--fast` and `--best` choose overlap and reflections; what is typed itself is kept.
 
-    Raises UsageError for both.
+    Raises UsageError for both, and for a level that is neither a number nor a word.
     """
     if fast and best:
         raise UsageError("--fast", "and --best exclude each other", "give one of them")
@@ -55,7 +61,19 @@ def options_of(
         overlap=chosen.overlap if overlap is None else overlap,
         tta=chosen.tta if tta is None else tta,
         cleanup=cleanup,
+        level=level_of(level),
     )
+
+
+def level_of(text: str | None) -> Level | Literal["auto"] | None:
+    """`2` -> 2, `auto`, `mean`. Raises UsageError for any other word."""
+    words: dict[str | None, Literal["auto", "mean"] | None] = {None: None, "auto": "auto"}
+    words["mean"] = "mean"
+    if text in words or text is None:
+        return words[text]
+    if not text.isdecimal():
+        raise UsageError("--level", f"'{text}' is no level", "use a number, auto or mean")
+    return int(text)
 
 
 def predict(images: list[Path], output: Path, asked: Asked, options: Options) -> None:

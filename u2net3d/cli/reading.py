@@ -28,6 +28,7 @@ def evaluate(
     tolerance_mm: float,
     json: Path | None,
     csv: Path | None,
+    metrics: str | None = None,
 ) -> None:
     """Prints the table of a folder's scores, writes JSON and CSV where asked."""
     from u2net3d.evaluate.report import evaluate_folder
@@ -42,8 +43,22 @@ def evaluate(
         record = store.require_domain(store.read_domains(part), name, model)
         labels, ignore = record.said.domain.labels, record.said.domain.ignore_label
     _require_tables(json, csv)
-    report = evaluate_folder(pred, ref, labels, tolerance_mm, _counted, ignore=ignore, domain=name)
+    more = _metrics(metrics)
+    report = evaluate_folder(
+        pred, ref, labels, tolerance_mm, _counted, ignore=ignore, domain=name, metrics=more
+    )
     _tell(report, pred, json, csv)
+
+
+def _metrics(text: str | None) -> list[str]:
+    """`pixel,rand`. Raises UsageError for a word that is no metric."""
+    from u2net3d.evaluate.objects import METRICS
+
+    words = [word.strip() for word in text.split(",")] if text is not None else []
+    for word in words:
+        if word not in METRICS:
+            raise UsageError("--metrics", f"there is no '{word}'", f"use {', '.join(METRICS)}")
+    return list(dict.fromkeys(words))
 
 
 def cross_validated(

@@ -17,7 +17,7 @@ from u2net3d.errors import UsageError
 from u2net3d.infer.predict import choose_device
 from u2net3d.io.dataset import Dataset, find_dataset, find_datasets, split
 from u2net3d.prep.cache import default_cache
-from u2net3d.spec import BANK_LEARNING_RATE, PRESETS, STEPS_PER_DOMAIN, TrainSpec
+from u2net3d.spec import BANK_LEARNING_RATE, PRESETS, RECIPES, STEPS_PER_DOMAIN, TrainSpec
 from u2net3d.train.add_domain import add_domain as add
 from u2net3d.train.folds import each_fold, require_folds
 from u2net3d.train.roles import Result
@@ -42,6 +42,7 @@ class Options:
     overwrite: bool
     seed: int
     cache: Path | None
+    elastic: bool = False
 
 
 def train(names: list[str], data: Path, preset: str, options: Options) -> None:
@@ -53,7 +54,9 @@ def train(names: list[str], data: Path, preset: str, options: Options) -> None:
             "--preset", f"there is no preset '{preset}'", f"use {' or '.join(PRESETS)}"
         )
     folds = folds_of(options.fold)
-    request = _request(options, TrainSpec(steps=STEPS_PER_DOMAIN * len(names)))
+    recipe = RECIPES.get(preset, TrainSpec())
+    steps = {"steps": STEPS_PER_DOMAIN * len(names)}
+    request = _request(options, recipe.model_copy(update=steps))
     datasets = find_datasets(data, names)
 
     def one(request: Request) -> None:
@@ -84,7 +87,7 @@ def add_domain(name: str, data: Path, patients: int | None, init: str, options: 
     else:
         folds = []
         _require_one_fold(options)
-    request = _request(options, TrainSpec(learning_rate=BANK_LEARNING_RATE))
+    request = _request(options, _recipe_of_bank(options.model))
     dataset = find_dataset(data, name)
 
     def one(request: Request) -> None:
@@ -103,15 +106,28 @@ def add_domain(name: str, data: Path, patients: int | None, init: str, options: 
 def update_domain(name: str, data: Path, init: str | None, force: bool, options: Options) -> None:
     """Trains a domain further, or anew, and replaces its bank; the others do not change."""
     _require_one_fold(options)
-    further = TrainSpec(balanced_share=0)  # it has left the background long ago
-    anew = TrainSpec(learning_rate=BANK_LEARNING_RATE)
-    request = _request(options, further if init is None else anew)
+    recipe = _recipe_of_bank(options.model)
+    if init is None:
+        further = RECIPES.get(_preset_of(options.model), TrainSpec())
+        # it has left the background long ago
+        recipe = further.model_copy(update={"balanced_share": 0.0})
+    request = _request(options, recipe)
     dataset = find_dataset(data, name)
     update = Update(dataset, init, force)
     with listener([dataset.domain]) as watching:
         result, manifest = update_bank(update, request, watching, say, show_prepared)
     _report(options.model, options.model / "runs", result, manifest)
     say(f"replaced; `u2net3d rollback {dataset.domain}` brings the old bank back")
+
+
+def _recipe_of_bank(model: Path) -> TrainSpec:
+    """How a new bank is trained: as the model's preset says, else by the default, faster."""
+    return RECIPES.get(_preset_of(model), TrainSpec(learning_rate=BANK_LEARNING_RATE))
+
+
+def _preset_of(model: Path) -> str:
+    """The preset of a model, or of the first of its folds. Raises ModelError for no model."""
+    return store.read_manifest(store.models_in(model)[0]).model.preset
 
 
 def _require_one_fold(options: Options) -> None:
@@ -147,6 +163,7 @@ def _request(options: Options, preset: TrainSpec) -> Request:
             "time_s": seconds_of(options.time) if options.time else None,
             "seed": options.seed,
             "fold": _fold(options.fold),
+            "elastic": options.elastic or preset.elastic,
         }
     )
     return Request(

@@ -23,8 +23,8 @@ Voxels whose reference is the ignore value are made background in both before an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import dist, nan
 from typing import Literal
 
@@ -56,7 +56,10 @@ DEFINITIONS = {
 
 @dataclass(frozen=True)
 class LabelScore:
-    """The scores of one label in one case; NaN where the label is absent from both."""
+    """The scores of one label in one case; NaN where the label is absent from both.
+
+    errors: of objects, by name, where they were asked for (`objects.py`).
+    """
 
     label: str
     dice: float
@@ -67,6 +70,7 @@ class LabelScore:
     reference_voxels: int
     predicted_ml: float
     reference_ml: float
+    errors: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def outcome(self) -> Outcome:

@@ -10,23 +10,31 @@ JSON (`Report.to_json`; a score that is not defined is null)
      "cases":  {case: {label: {"dice", "iou", "hd95_mm", "nsd", "outcome", "predicted_voxels",
                                "reference_voxels", "predicted_ml", "reference_ml"}}},
      "failed": {case: why}, "without_prediction": [case], "without_reference": [case]}
+
+Errors of objects that were asked for ("pixel_error", ...) stand beside "dice" wherever it does.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from math import isfinite, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from u2net3d.errors import U2Net3dError, UsageError
+from u2net3d.errors import DataError, U2Net3dError, UsageError
+from u2net3d.evaluate import objects
 from u2net3d.evaluate.metrics import DEFINITIONS, LabelScore, scores
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from u2net3d.io.nifti import Source
+    from u2net3d.volume import Array, Volume
+
+PROBABILITIES = ".probabilities.nii.gz"  # as `predict --probabilities` names them
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,7 @@ class Means:
     counted: int
     missed: int
     false_alarms: int
+    errors: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,14 @@ class Report:
             counted=sum(m.counted for m in per_label),
             missed=sum(m.missed for m in per_label),
             false_alarms=sum(m.false_alarms for m in per_label),
+            errors=_mean_errors(per_label),
         )
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """Names of the errors of objects that were asked for."""
+        every = (score.errors for case in self.cases for score in case.scores)
+        return tuple(next(every, ()))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON in the schema of this module; what is not defined is null."""
@@ -106,9 +122,9 @@ class Report:
             "tolerance_mm": self.tolerance_mm,
             "domain": self.domain,
             "n": len(self.cases),
-            "definitions": dict(DEFINITIONS),
-            "mean": _plain(asdict(self.mean())),
-            "labels": {label: _plain(asdict(m)) for label, m in self.label_means().items()},
+            "definitions": {**DEFINITIONS, **(objects.DEFINITIONS if self.errors else {})},
+            "mean": _plain(self.mean()),
+            "labels": {label: _plain(m) for label, m in self.label_means().items()},
             "cases": {
                 case.case: {score.label: _score_row(score) for score in case.scores}
                 for case in self.cases
@@ -121,7 +137,8 @@ class Report:
     def to_csv(self) -> str:
         """One row per case and label under a header; what is not defined is left empty."""
         text = io.StringIO()
-        columns = ["case", *(f.name for f in fields(LabelScore)), "outcome"]
+        own = [f.name for f in fields(LabelScore) if f.name != "errors"]
+        columns = ["case", *own, *self.errors, "outcome"]
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         for case in self.cases:
@@ -146,12 +163,14 @@ def evaluate_folder(
     *,
     ignore: int | None = None,
     domain: str | None = None,
+    metrics: Sequence[str] = (),
 ) -> Report:
     """Scores every case that has a file of the same name, whatever the suffix, in both folders.
 
     labels: names by value, labels[0] the background; None names what is found ("label 1", ...) and
     leaves absent labels out; ignore: the reference's value for voxels that nobody judged;
-    progress(done, total) is called before the first case and after each.
+    progress(done, total) is called before the first case and after each; metrics: errors of objects
+    to be measured as well, of `objects.METRICS`.
     A case that cannot be read, lies on another grid than its reference or holds a value without a
     name goes into `Report.failures`; the others go on. Raises UsageError where a folder is missing,
     holds two files of one name, or no name is in both.
@@ -166,7 +185,8 @@ def evaluate_folder(
     for done, name in enumerate(names, start=1):
         pair = predictions[name], references[name]
         try:
-            cases.append(CaseScores(name, _score_case(*pair, labels, tolerance_mm, ignore)))
+            found = _score_case(*pair, labels, tolerance_mm, ignore, metrics)
+            cases.append(CaseScores(name, found))
         except U2Net3dError as error:
             failures.append(Failure(name, _without_folders(str(error), *pair)))
         progress(done, len(names))
@@ -183,7 +203,8 @@ def evaluate_folder(
 
 def _without_folders(text: str, prediction: Path, reference: Path) -> str:
     """A message that may be stored: folders can name people."""
-    for path, option in ((prediction, "--pred"), (reference, "--ref")):
+    beside = _beside(prediction)
+    for path, option in ((beside, "--pred"), (prediction, "--pred"), (reference, "--ref")):
         text = text.replace(str(path), f"{option} {path.name}")
     return text
 
@@ -194,6 +215,7 @@ def _score_case(
     labels: Sequence[str] | None,
     tolerance_mm: float,
     ignore: int | None,
+    metrics: Sequence[str],
 ) -> tuple[LabelScore, ...]:
     from u2net3d.io import read_label, require_same_grid
 
@@ -206,7 +228,33 @@ def _score_case(
         values = [int(array[array != ignore].max(initial=0)) for array in (p, r)]
         names = ["background", *(f"label {n}" for n in range(1, max(values) + 1))]
     found = scores(p, r, reference.spacing_mm, names, tolerance_mm=tolerance_mm, ignore=ignore)
+    if metrics:
+        shares = _probabilities(prediction_path, prediction, source, len(names))
+        rows = objects.errors(p, r, len(names), metrics, ignore=ignore, shares=shares)
+        found = [replace(one, errors=row) for one, row in zip(found, rows, strict=True)]
     return tuple(score for score in found if labels is not None or score.outcome != "absent")
+
+
+def _probabilities(path: Path, label: Volume, source: Source, classes: int) -> Array | None:
+    """The probabilities (classes, D, H, W) that `predict --probabilities` wrote beside a label."""
+    from u2net3d.io import read_image, require_same_grid
+
+    beside = _beside(path)
+    if not beside.is_file():
+        return None
+    shares, its_source = read_image([beside])
+    require_same_grid(shares, its_source, label, source)
+    if len(shares.array) < classes:
+        what = f"holds {len(shares.array)} classes, the labels go to {classes - 1}"
+        raise DataError(beside, what, "predict label and probabilities together")
+    return shares.array
+
+
+def _beside(path: Path) -> Path:
+    """Where the probabilities of a predicted label would lie."""
+    from u2net3d.io import stem
+
+    return path.with_name(f"{stem(path)}{PROBABILITIES}")
 
 
 def _by_name(folder: Path, option: str) -> dict[str, Path]:
@@ -220,7 +268,7 @@ def _by_name(folder: Path, option: str) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not path.name.lower().endswith(IMAGE_SUFFIXES):
             continue
-        if stem(path).endswith(".probabilities"):
+        if path.name.endswith(PROBABILITIES):
             continue  # of `predict --probabilities`, beside the labels
         twin = found.setdefault(stem(path), path)
         if twin is not path:
@@ -245,7 +293,13 @@ def _over_cases(every: Iterable[LabelScore]) -> Means:
         counted=len(counted),
         missed=sum(score.outcome == "missed" for score in counted),
         false_alarms=sum(score.outcome == "false alarm" for score in counted),
+        errors=_mean_errors(counted),
     )
+
+
+def _mean_errors(every: Sequence[LabelScore | Means]) -> dict[str, float]:
+    names = dict.fromkeys(name for one in every for name in one.errors)
+    return {name: _mean(one.errors.get(name, nan) for one in every) for name in names}
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -255,13 +309,15 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _score_row(score: LabelScore) -> dict[str, Any]:
-    row = _plain(asdict(score))
+    row = _plain(score)
     del row["label"]
     return {**row, "outcome": score.outcome}
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """NaN to None: NaN is not JSON."""
+def _plain(given: LabelScore | Means) -> dict[str, Any]:
+    """Its values by name; NaN becomes None: NaN is not JSON."""
+    row = asdict(given)
+    row |= row.pop("errors")
     return {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in row.items()}
 
 

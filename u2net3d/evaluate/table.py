@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import nan
+
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +21,8 @@ def table(report: Report) -> Table:
     for name in ("case", "label"):
         drawn.add_column(name, overflow="fold")
     nsd = f"NSD {report.tolerance_mm:g} mm"
-    for name in ("Dice", "IoU", "HD95 mm", nsd, "predicted ml", "reference ml"):
+    errors = [name.replace("_", " ") for name in report.errors]
+    for name in ("Dice", "IoU", "HD95 mm", nsd, *errors, "predicted ml", "reference ml"):
         drawn.add_column(name, justify="right")
     drawn.add_column("")
     for case in report.cases:
@@ -28,14 +31,14 @@ def table(report: Report) -> Table:
             volumes = f"{score.predicted_ml:.2f}", f"{score.reference_ml:.2f}"
             remark = "" if score.outcome == "found" else score.outcome
             names = Text(case.case if n == 0 else ""), Text(score.label)
-            drawn.add_row(*names, *_figures(score), *volumes, remark)
+            drawn.add_row(*names, *_figures(score, report), *volumes, remark)
     drawn.add_section()
     for n, (label, means) in enumerate(report.label_means().items()):
         names = Text("mean" if n == 0 else ""), Text(label)
-        drawn.add_row(*names, *_figures(means), "", "", _counts(means))
+        drawn.add_row(*names, *_figures(means, report), "", "", _counts(means))
     if len(report.labels) > 1:
         drawn.add_section()
-        over_labels = _figures(report.mean())
+        over_labels = _figures(report.mean(), report)
         drawn.add_row("mean", "over labels", *over_labels, "", "", "", style="bold")
     return drawn
 
@@ -57,8 +60,9 @@ def _caption(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _figures(row: LabelScore | Means) -> list[str]:
-    texts = (f"{row.dice:.3f}", f"{row.iou:.3f}", f"{row.hd95_mm:.1f}", f"{row.nsd:.3f}")
+def _figures(row: LabelScore | Means, report: Report) -> list[str]:
+    texts = [f"{row.dice:.3f}", f"{row.iou:.3f}", f"{row.hd95_mm:.1f}", f"{row.nsd:.3f}"]
+    texts += [f"{row.errors.get(name, nan):.3g}" for name in report.errors]
     return [text.replace("nan", "–") for text in texts]
 
 

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,12 +19,12 @@ from u2net3d.errors import U2Net3dError, UsageError
 from u2net3d.infer import openvino_engine
 from u2net3d.infer.engine import Engine, is_flat, torch_engine
 from u2net3d.infer.openvino_engine import Compiled
-from u2net3d.infer.openvino_graph import build
+from u2net3d.infer.openvino_graph import build, traced
 from u2net3d.infer.sums import Floats
-from u2net3d.spec import DomainSpec
+from u2net3d.spec import DomainSpec, Level
 
 if TYPE_CHECKING:
-    from u2net3d.models.universal import UniversalNet
+    from u2net3d.models.network import Network
 
 ENGINES = ("auto", "torch", "openvino")
 LEAST_AGREEMENT = 0.9999  # share of voxels whose label both engines give alike
@@ -44,85 +44,122 @@ class _Made:
     unproven: Compiled | None = None
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """Whose answer, at which level, and the hashes of the weights that give it."""
+
+    spec: DomainSpec
+    level: Level | None
+    trunk_id: str
+    domain_sha256: str
+
+    @property
+    def key(self) -> tuple[str, Level | None]:
+        """What an engine is found by."""
+        return self.spec.name, self.level
+
+
 class Engines:
-    """The engines of a model's domains, each made when it is first asked for.
+    """The engines of a model's domains and their levels, each made when it is first asked for.
 
     engine: `torch` or `openvino`; device: `cpu` or `cuda`, of torch; net: loads the network onto
     it, in eval(), when that is needed; cache: where compiled networks are kept, None for nowhere.
     """
 
     def __init__(
-        self, engine: str, device: str, net: Callable[[], UniversalNet], cache: Path | None
+        self, engine: str, device: str, net: Callable[[], Network], cache: Path | None
     ) -> None:
         self.engine, self.device, self.net = engine, device, functools.cache(net)
         self._cache = cache
-        self._made: dict[str, _Made] = {}
+        self._made: dict[tuple[str, Level | None], _Made] = {}
 
-    def name(self, spec: DomainSpec, trunk_id: str, domain_sha256: str) -> str:
-        """`torch` or `openvino`: which one answers for a domain."""
-        return self._of(spec, trunk_id, domain_sha256).name
+    def name(
+        self, spec: DomainSpec, trunk_id: str, domain_sha256: str, level: Level | None = None
+    ) -> str:
+        """`torch` or `openvino`: which one answers for a domain at a level."""
+        return self._of(_Wanted(spec, level, trunk_id, domain_sha256)).name
 
-    def note(self, spec: DomainSpec) -> str | None:
+    def note(self, spec: DomainSpec, level: Level | None = None) -> str | None:
         """Why a domain answers by another engine than was asked for; None where it does not."""
-        made = self._made.get(spec.name)
+        made = self._made.get((spec.name, level))
         return made.note if made else None
 
-    def run(self, spec: DomainSpec, trunk_id: str, domain_sha256: str, tile: Floats) -> Engine:
+    def run(
+        self,
+        spec: DomainSpec,
+        trunk_id: str,
+        domain_sha256: str,
+        tile: Floats,
+        level: Level | None = None,
+    ) -> Engine:
         """The engine of a domain for an image of which `tile` (1, C, D, H, W) is a part.
 
         A compiled network that has met no image yet is compared with torch on that tile, unless it
         is of one value: norms make noise of that, and two engines never agree on noise.
         """
-        made = self._of(spec, trunk_id, domain_sha256)
+        wanted = _Wanted(spec, level, trunk_id, domain_sha256)
+        made = self._of(wanted)
         if made.unproven is not None and not is_flat(tile):
-            torch = self._torch(spec)
+            torch = self._torch(wanted)
             refused = difference("an image", made.run(tile), torch.run(tile))
             openvino_engine.judge(made.unproven, refused)
-            made = self._torch(spec, refused) if refused else replace(made, unproven=None)
-            self._made[spec.name] = made
+            made = self._torch(wanted, refused) if refused else replace(made, unproven=None)
+            self._made[wanted.key] = made
         return made.run
 
-    def _of(self, spec: DomainSpec, trunk_id: str, domain_sha256: str) -> _Made:
-        if spec.name not in self._made:
-            made = self._torch(spec)
+    def _of(self, wanted: _Wanted) -> _Made:
+        if wanted.key not in self._made:
+            made = self._torch(wanted)
             if self.engine == "openvino":
                 try:
-                    made = self._openvino(spec, trunk_id, domain_sha256)
+                    made = self._openvino(wanted)
                 except U2Net3dError:
                     raise
                 except Exception as failure:  # a broken installation, or not for this machine
                     reason = (str(failure).splitlines() or [type(failure).__name__])[0]
-                    made = self._torch(spec, f"it does not work here ({reason})")
-            self._made[spec.name] = made
-        return self._made[spec.name]
+                    made = self._torch(wanted, f"it does not work here ({reason})")
+            self._made[wanted.key] = made
+        return self._made[wanted.key]
 
-    def _torch(self, spec: DomainSpec, refused: str | None = None) -> _Made:
+    def _torch(self, wanted: _Wanted, refused: str | None = None) -> _Made:
         def run(patch: Floats) -> Floats:
-            return torch_engine(self.net(), spec.name, self.device)(patch)
+            engine = torch_engine(self.net(), wanted.spec.name, self.device, wanted.level)
+            return engine(patch)
 
         return _Made("torch", run, f"torch answers, not openvino: {refused}" if refused else None)
 
-    def _openvino(self, spec: DomainSpec, trunk_id: str, domain_sha256: str) -> _Made:
-        key = openvino_engine.key_of(trunk_id, domain_sha256, spec)
+    def _openvino(self, wanted: _Wanted) -> _Made:
+        key = openvino_engine.key_of(
+            wanted.trunk_id, wanted.domain_sha256, wanted.spec, wanted.level
+        )
         found = openvino_engine.kept(self._cache, key) if self._cache else None
         if found is None:
-            found = self._compiled(spec)
+            found = self._compiled(wanted)
             found = openvino_engine.keep(self._cache, key, found) if self._cache else found
         if found.refused:
-            return self._torch(spec, found.refused)
+            return self._torch(wanted, found.refused)
         return _Made("openvino", found.infer, unproven=None if found.proven else found)
 
-    def _compiled(self, spec: DomainSpec) -> Compiled:
+    def _compiled(self, wanted: _Wanted) -> Compiled:
         """Made from the network's weights, and compared with it on the drawn patch."""
         net = self.net()
-        trunk, bank = (
-            {name: weight.detach().cpu().numpy() for name, weight in part.state_dict().items()}
-            for part in (net.trunk, net.bank(spec.name))
-        )
-        made = openvino_engine.compiled(build(trunk, bank, net.design, spec))
-        patch = drawn_patch(spec)
-        refused = difference("a drawn patch", made.infer(patch), self._torch(spec).run(patch))
+        made = openvino_engine.compiled(_graph(net, wanted.spec, wanted.level))
+        patch = drawn_patch(wanted.spec)
+        refused = difference("a drawn patch", made.infer(patch), self._torch(wanted).run(patch))
         return replace(made, refused=refused)
+
+
+def _graph(net: Network, spec: DomainSpec, level: Level | None) -> Any:
+    """An `openvino.Model`: of our own network built, of other families traced by OpenVINO."""
+    from u2net3d.models import UniversalNet
+
+    if not isinstance(net, UniversalNet):
+        return traced(net, spec.name, drawn_patch(spec), level)
+    trunk, bank = (
+        {name: weight.detach().cpu().numpy() for name, weight in part.state_dict().items()}
+        for part in (net.trunk, net.bank(spec.name))
+    )
+    return build(trunk, bank, net.design, spec)
 
 
 def choose_engine(name: str, device: str) -> str:
@@ -149,7 +186,7 @@ def drawn_patch(spec: DomainSpec) -> Floats:
     The same for every call: it decides whether an engine is believed, and must not be chance.
     """
     rng = np.random.default_rng(0)
-    shape = (1, len(spec.channels), *spec.plan.patch_size)
+    shape = (1, len(spec.channels), *spec.plan.seen)
     coarse = rng.standard_normal((*shape[:2], *(-(-n // 8) for n in shape[2:])), np.float32)
     for axis, size in enumerate(shape[2:], start=2):
         coarse = coarse.repeat(8, axis).take(range(size), axis)

@@ -10,7 +10,7 @@ import numpy as np
 
 from u2net3d import files
 from u2net3d.errors import ModelError, UsageError
-from u2net3d.infer.predict import Model, Options, Origin
+from u2net3d.infer.predict import DEFAULT, Model, Options, Origin
 from u2net3d.infer.restore import Slices
 from u2net3d.volume import Array, Volume
 
@@ -34,17 +34,18 @@ class FoldedModel(Model):
         super().__init__(first._engines, specs, folder, origins, first.max_memory)
         self._folds = tuple(folds)
 
-    def engine(self, domain: str) -> str:
+    def engine(self, domain: str, options: Options = DEFAULT) -> str:
         """Which engines answer for a domain in the folds, each named once."""
-        return ", ".join(sorted({fold.engine(domain) for fold in self._folds}))
+        return ", ".join(sorted({fold.engine(domain, options) for fold in self._folds}))
 
-    def packages(self, domain: str) -> tuple[str, ...]:
+    def packages(self, domain: str, options: Options = DEFAULT) -> tuple[str, ...]:
         """Those of the folds, and torch, which makes probabilities of the logits."""
-        return tuple(sorted({"torch"}.union(*(fold.packages(domain) for fold in self._folds))))
+        every = (fold.packages(domain, options) for fold in self._folds)
+        return tuple(sorted({"torch"}.union(*every)))
 
-    def engine_note(self, domain: str) -> str | None:
+    def engine_note(self, domain: str, options: Options = DEFAULT) -> str | None:
         """Of the folds, each said once."""
-        notes = [fold.engine_note(domain) for fold in self._folds]
+        notes = [fold.engine_note(domain, options) for fold in self._folds]
         return "; ".join(sorted({note for note in notes if note})) or None
 
     def add(self, file: str | Path, *, domain: str | None = None) -> NoReturn:

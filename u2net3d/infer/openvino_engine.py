@@ -29,7 +29,7 @@ from u2net3d import files
 from u2net3d.errors import DiskError, UsageError
 from u2net3d.infer.signal_stack import own_signal_stack
 from u2net3d.ops.library import threads
-from u2net3d.spec import DomainSpec
+from u2net3d.spec import DomainSpec, Level
 
 VERSION = 1  # raise it whenever the graph, or what an entry holds, changes
 _MODEL, _META = "model.bin", "meta.json"
@@ -52,6 +52,19 @@ def silenced() -> Any:
     return openvino
 
 
+def converter() -> Any:
+    """OpenVINO's `convert_model`, which the command line leaves out until it is asked for.
+
+    Its import, too, would be reported: telemetry stays shut out.
+    """
+    silenced()
+    if sys.modules.get("openvino.tools.ovc", sys) is None:
+        del sys.modules["openvino.tools.ovc"]
+    from openvino.tools.ovc import convert_model
+
+    return convert_model
+
+
 @dataclass(frozen=True)
 class Compiled:
     """A compiled network: patch (1, C, D, H, W) float32 to logits (1, K, D, H, W).
@@ -67,17 +80,18 @@ class Compiled:
     entry: Path | None = None
 
 
-def key_of(trunk_id: str, domain_sha256: str, spec: DomainSpec) -> str:
+def key_of(trunk_id: str, domain_sha256: str, spec: DomainSpec, level: Level | None = None) -> str:
     """Names a cache entry after everything that its bytes and its answers depend on."""
     ov = silenced()
     return files.sha256_json(
         {
             "version": VERSION,
             "openvino": ov.__version__,
-            "processor": ov.Core().get_property("CPU", "FULL_DEVICE_NAME"),
+            "processor": silenced().Core().get_property("CPU", "FULL_DEVICE_NAME"),
             "trunk": trunk_id,
             "domain": domain_sha256,
-            "patch": spec.plan.patch_size,
+            "patch": spec.plan.seen,
+            "level": level,
         }
     )
 

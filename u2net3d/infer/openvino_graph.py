@@ -7,14 +7,19 @@ the activation that follow. openvino is imported only inside the functions: it i
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from u2net3d.spec import Design, DomainSpec
+from u2net3d.infer.openvino_engine import converter
+from u2net3d.spec import Design, DomainSpec, Level
 from u2net3d.volume import Triple
+
+if TYPE_CHECKING:
+    from u2net3d.models.network import Network
 
 Weights = Mapping[str, NDArray[np.float32]]
 _EPS = 1e-5  # as in ops/pending.py, which imports torch
@@ -45,6 +50,29 @@ def build(trunk: Weights, bank: Weights, design: Design, spec: DomainSpec) -> An
     for i in reversed(range(len(strides) - 1)):
         x = graph.decode(x, skips[i], i, strides[i + 1])
     return ov.Model([graph.head(x, entry, plan.patch_size)], [patch], "u2net3d")
+
+
+def traced(
+    net: Network, domain: str, patch: NDArray[np.float32], level: Level | None = None
+) -> Any:
+    """An `openvino.Model` of any other network in `eval()`, as OpenVINO follows it over a patch.
+
+    Of what the level needs alone. patch (1, C, D, H, W); torch is imported.
+    """
+    import torch
+
+    class Answer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.net.answer(x, domain, level)
+
+    given = torch.from_numpy(patch)
+    with warnings.catch_warnings():  # torch's on tracing, which is OpenVINO's way: not ours to mend
+        warnings.simplefilter("ignore")
+        return converter()(Answer().eval(), example_input=given, input=list(given.shape))
 
 
 class _Graph:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -26,14 +26,14 @@ from u2net3d.ops.library import library
 from u2net3d.ops.memory import hand_back_freed_memory, keep_freed_memory
 from u2net3d.prep.cache import default_cache
 from u2net3d.prep.pipeline import Preparation, prepare
-from u2net3d.spec import DomainSpec, domain_name
+from u2net3d.spec import DomainSpec, Level, domain_name
 from u2net3d.store.domains import read_file
 from u2net3d.volume import Array, Volume
 
 if TYPE_CHECKING:
     import torch
 
-    from u2net3d.models.universal import UniversalNet
+    from u2net3d.models.network import Network
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,17 @@ class Options:
     """What decides about the voxels of a label.
 
     overlap: share of a patch that neighbouring tiles share; tta: average over reflections;
-    cleanup: of the labels that the domain's card names, keep the largest component alone.
+    cleanup: of the labels that the domain's card names, keep the largest component alone; level: of
+    a family that answers at several depths, which (see `Levels.chosen`).
     """
 
     overlap: float = 0.5
     tta: bool = False
     cleanup: bool = True
+    level: Level | Literal["auto"] | None = None
+
+
+DEFAULT = Options()
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,30 @@ class Origin:
     """Which weights answer for a domain: what a result says about where it came from.
 
     trunk_id: as in the manifest; domain_sha256: of the domain file's bytes; largest_component:
-    names of the labels of which only the largest component is kept, by the domain's validation.
+    names of the labels of which only the largest component is kept, by the domain's validation;
+    levels: at which it can answer, None where at its full depth alone.
     """
 
     trunk_id: str
     domain_sha256: str
     largest_component: tuple[str, ...] = ()
+    levels: store.Levels | None = None
+
+    def level(self, domain: str, asked: Level | Literal["auto"] | None) -> Level | None:
+        """The level at which a domain answers. Raises UsageError for one that there is not."""
+        if asked is None:
+            return None
+        if self.levels is None:
+            what = f"the network of {domain} answers at its full depth alone"
+            raise UsageError("--level", what, "leave it out")
+        chosen = self.levels.auto if asked == "auto" else asked
+        if chosen is None:
+            what = f"for {domain} none was chosen, it had no validation cases"
+            raise UsageError("--level", what, f"give 1 to {self.levels.count}")
+        if chosen != "mean" and not 1 <= chosen <= self.levels.count:
+            what = f"{domain} has no level {chosen}"
+            raise UsageError("--level", what, f"give 1 to {self.levels.count}, auto or mean")
+        return chosen
 
 
 @dataclass(frozen=True)
@@ -99,21 +122,26 @@ class Model:
         """Where the network computes: `cpu` or `cuda`."""
         return self._engines.device
 
-    def engine(self, domain: str) -> str:
-        """Which engine answers for a domain, `torch` or `openvino`; made when it is first asked."""
+    def engine(self, domain: str, options: Options = DEFAULT) -> str:
+        """Which engine answers for a domain, `torch` or `openvino`; made when it is first asked.
+
+        Raises UsageError for a level that the domain has not.
+        """
         spec, origin = self.spec(domain), self.origin(domain)
-        return self._engines.name(spec, origin.trunk_id, origin.domain_sha256)
+        level = origin.level(spec.name, options.level)
+        return self._engines.name(spec, origin.trunk_id, origin.domain_sha256, level)
 
-    def engine_note(self, domain: str) -> str | None:
+    def engine_note(self, domain: str, options: Options = DEFAULT) -> str | None:
         """Why that is not the engine that was asked for; None where it is."""
-        return self._engines.note(self.spec(domain))
+        spec = self.spec(domain)
+        return self._engines.note(spec, self.origin(domain).level(spec.name, options.level))
 
-    def packages(self, domain: str) -> tuple[str, ...]:
+    def packages(self, domain: str, options: Options = DEFAULT) -> tuple[str, ...]:
         """The packages that compute a domain's labels, beside this one: they may decide about them.
 
         Without the native kernels torch brings the logits to the image's grid.
         """
-        engine = self.engine(domain)
+        engine = self.engine(domain, options)
         return (engine,) if engine == "torch" or library() else ("torch", engine)
 
     @property
@@ -152,7 +180,8 @@ class Model:
         self._specs[name] = store.add_bank(net, path, said, tensors)
         net.bank(name).to(self.device)
         net.eval()
-        origin = Origin(trunk_id, files.sha256_file(path), said.largest_component)
+        sha256 = files.sha256_file(path)
+        origin = Origin(trunk_id, sha256, said.largest_component, said.levels)
         self._origins[name] = origin
         return name
 
@@ -165,16 +194,17 @@ class Model:
         overlap: float = 0.5,
         tta: bool = False,
         cleanup: bool = True,
+        level: Level | Literal["auto"] | None = None,
     ) -> Any:
         """The label of an image as a nibabel image of the input's shape, affine and form codes.
 
         image: a path, a list of paths (one per channel), a nibabel image, or an array (I, J, K) or
         (C, I, J, K) with its `affine` (4, 4) from voxel index to R, A, S in mm. overlap, tta,
-        cleanup: as in `Options`. Raises UsageError for an unknown domain, DataError for an unusable
-        image.
+        cleanup, level: as in `Options`. Raises UsageError for an unknown domain or level, DataError
+        for an unusable image.
         """
         volume, source = _opened(image, affine)
-        options = Options(overlap, tta, cleanup)
+        options = Options(overlap, tta, cleanup, level)
         return to_nibabel(self.answer(volume, source.path, domain, options).label, source)
 
     def answer(
@@ -198,7 +228,8 @@ class Model:
         if options.cleanup:
             names = self._origins[spec.name].largest_component
             label = keep_largest(label, [spec.labels.index(name) for name in names])
-        return Answer(label, shares, self.engine(domain), self.engine_note(domain))
+        engine, note = self.engine(domain, options), self.engine_note(domain, options)
+        return Answer(label, shares, engine, note)
 
     def slices(self, image: Volume, domain: str, options: Options, streams: int = 1) -> Slices:
         """Label (H, W) and probabilities (classes, H, W) of slice after slice of an image.
@@ -220,8 +251,8 @@ class Model:
         prepared, preparation = prepare(image, spec.plan)
         hand_back_freed_memory()  # several times the image; sums may have its place
         origin = self._origins[spec.name]
-        tile = middle_tile(prepared, spec.plan.patch_size)
-        engine = self._engines.run(spec, origin.trunk_id, origin.domain_sha256, tile)
+        level, tile = origin.level(spec.name, options.level), middle_tile(prepared, spec.plan)
+        engine = self._engines.run(spec, origin.trunk_id, origin.domain_sha256, tile, level)
         return _slices(engine, spec, prepared, preparation, options, room), preparation
 
 
@@ -255,7 +286,7 @@ def load(
     chosen = choose_engine(engine, place)
     before = _origins(Path(folder))
 
-    def net() -> UniversalNet:
+    def net() -> Network:
         found, _, _ = store.load(Path(folder), names)
         if _origins(Path(folder)) != before:
             raise ModelError(folder, "was changed while it was read", "run the command again")
@@ -297,17 +328,18 @@ def _may_have_gpu() -> bool:
 
 
 def segment(
-    net: UniversalNet, spec: DomainSpec, image: Volume, device: torch.device, options: Options
+    net: Network, spec: DomainSpec, image: Volume, device: torch.device, options: Options
 ) -> Array:
     """Label (D, H, W) uint8 of an image (C, D, H, W) on its own grid, as the network answers.
 
-    The network is put in eval(). Nothing is cleaned up: that is for who knows the domain's card.
+    The network is put in eval(). Nothing is cleaned up, and no level is `auto`: that is for who
+    knows the domain's card.
     """
     return restore(*slices_of(net, spec, image, device, options))
 
 
 def slices_of(
-    net: UniversalNet, spec: DomainSpec, image: Volume, device: torch.device, options: Options
+    net: Network, spec: DomainSpec, image: Volume, device: torch.device, options: Options
 ) -> tuple[Iterator[Floats], Preparation]:
     """Logits of an image (C, D, H, W) on the plan's grid, slices (K, h, w), and the way back.
 
@@ -315,12 +347,13 @@ def slices_of(
     """
     net.eval()
     prepared, preparation = prepare(image, spec.plan)
-    engine = torch_engine(net, spec.name, device)
+    assert options.level != "auto"
+    engine = torch_engine(net, spec.name, device, options.level)
     return _slices(engine, spec, prepared, preparation, options, Room()), preparation
 
 
 def logits_of(
-    net: UniversalNet, spec: DomainSpec, image: Volume, device: torch.device, options: Options
+    net: Network, spec: DomainSpec, image: Volume, device: torch.device, options: Options
 ) -> tuple[Floats, Preparation]:
     """All logits (K, d, h, w) on the plan's grid at once, and the way back."""
     slices, preparation = slices_of(net, spec, image, device, options)
@@ -350,7 +383,8 @@ def _origins(folder: Path) -> dict[str, Origin]:
     for name, record in store.read_domains(folder).items():
         listed = manifest.domains.get(name)
         sha256 = listed.sha256 if listed else files.sha256_file(record.path)
-        origins[name] = Origin(manifest.trunk_id, sha256, record.said.largest_component)
+        said = record.said
+        origins[name] = Origin(manifest.trunk_id, sha256, said.largest_component, said.levels)
     return origins
 
 

@@ -34,7 +34,7 @@ class Record(Frozen):
     domain_sha256: str
     labels: tuple[str, ...]
     largest_component: tuple[str, ...]
-    options: dict[str, float | bool]
+    options: dict[str, float | bool | str]
     versions: dict[str, str]
     engine: str = "torch"
     device: str
@@ -73,6 +73,13 @@ def expected_record(
     """
     from u2net3d import __version__
 
+    said: dict[str, float | bool | str] = {
+        "overlap": options.overlap,
+        "tta": options.tta,
+        "cleanup": options.cleanup,
+    }
+    if options.level is not None:
+        said["level"] = str(options.level)
     return Record(
         input_sha256=input_sha256,
         trunk_id=origin.trunk_id,
@@ -80,7 +87,7 @@ def expected_record(
         domain_sha256=origin.domain_sha256,
         labels=spec.labels,
         largest_component=origin.largest_component if options.cleanup else (),
-        options={"overlap": options.overlap, "tta": options.tta, "cleanup": options.cleanup},
+        options=said,
         versions={"u2net3d": __version__, **{name: version(name) for name in packages}},
         engine=engine,
         device="",

@@ -92,7 +92,7 @@ def run_jobs(
     run = _Run(model, model.spec(domain), options, wishes or Wishes(), Watch())
     conveyor = Conveyor(run.read_ahead, run.begin, run.finish, lambda begun: begun.held.close())
     left, told, halts = list(jobs), set[Path](), list[bool]()
-    model.engine(domain)  # made here, not by the first of two threads that ask for it
+    model.engine(domain, options)  # made here, not by the first of two threads that ask for it
 
     def halted() -> bool:
         halts.append(stopped())
@@ -193,10 +193,10 @@ class _Run:
 
     def expected(self, content: Content) -> Record:
         """The record of a case as it would be made now."""
-        model, name = self.model, self.spec.name
+        model, name, options = self.model, self.spec.name, self.options
         return expected_record(
-            content.sha256, self.spec, model.origin(name), self.options, model.engine(name),
-            model.packages(name),
+            content.sha256, self.spec, model.origin(name), options, model.engine(name, options),
+            model.packages(name, options),
         )  # fmt: skip
 
 

@@ -48,7 +48,7 @@ class _DiceCE(torch.autograd.Function):
         total = guess.sum(1, keepdim=True)
         guess *= (labels != IGNORED)[:, None] / total  # nothing is guessed where nothing is known
         voxels = truth.sum(2)
-        weight = _weights(voxels.sum(0), balance)
+        weight = class_weights(voxels.sum(0), balance)
         entropy = _entropy(shifted, total.log_(), truth)
         overlap, summed = (guess * truth).sum(2), guess.sum(2) + voxels
         dice = (2 * overlap + _SMOOTH) / (summed + _SMOOTH)
@@ -97,7 +97,7 @@ def _entropy(shifted: Tensor, log_total: Tensor, truth: Tensor) -> Tensor:
     return by_class.masked_fill(by_class >= most, torch.inf)
 
 
-def _weights(voxels: Tensor, balance: float) -> Tensor:
+def class_weights(voxels: Tensor, balance: float) -> Tensor:
     """A voxel's part in a mean over voxels, mixed with a mean over class means, by class (K,)."""
     even = 1 / voxels.sum().clamp(min=1)
     by_class = 1 / (voxels * (voxels > 0).sum()).clamp(min=1)

@@ -9,23 +9,40 @@ from torch import Tensor
 
 
 def supervised(
-    loss: Callable[[Tensor, Tensor, float], Tensor],
+    loss: Callable[..., Tensor],
     outputs: Sequence[Tensor],
     target: Tensor,
     balance: float = 0.0,
+    border: Tensor | None = None,
 ) -> Tensor:
-    """Mean of `loss` over the levels with weights 1, 1/2, 1/4 ... normalised to sum 1.
+    """Mean of `loss` over the outputs; from each grid to the next coarser one the weight halves.
 
     outputs: logits (B, K, d, h, w), full resolution first; target (B, D, H, W) int64, taken at the
     voxels where the coarser grids have theirs: a strided convolution with padding 1 looks at every
-    second voxel, beginning with the first. balance: handed on to the loss.
+    second voxel, beginning with the first. Where the finest output is smaller than the target, its
+    network does without padding: it is judged by the middle. balance, and border (B, D, H, W) at
+    the same voxels as the target, are handed on to the loss; border only where it is given.
     """
-    weights = [0.5**level for level in range(len(outputs))]
+    grids = list(dict.fromkeys(logits.shape[2:] for logits in outputs))
+    weights = [0.5 ** grids.index(logits.shape[2:]) for logits in outputs]
+    target = _middle(target, grids[0])
+    if border is not None:
+        border = _middle(border, grids[0])
     terms = [
-        weight * loss(logits, _at(target, logits), balance)
+        weight * loss(logits, _at(target, logits), balance, *_with(border, logits))
         for weight, logits in zip(weights, outputs, strict=True)
     ]
     return torch.stack(terms).sum() / sum(weights)
+
+
+def _with(border: Tensor | None, logits: Tensor) -> tuple[Tensor, ...]:
+    return () if border is None else (_at(border, logits),)
+
+
+def _middle(target: Tensor, size: Sequence[int]) -> Tensor:
+    for axis, (whole, kept) in enumerate(zip(target.shape[1:], size, strict=True), start=1):
+        target = target.narrow(axis, (whole - kept) // 2, kept)
+    return target
 
 
 def _at(target: Tensor, logits: Tensor) -> Tensor:

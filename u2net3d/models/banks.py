@@ -1,45 +1,18 @@
-"""A domain's bank: everything of the network that belongs to one domain alone."""
+"""A domain's bank in the universal network."""
 
 from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
 
-from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from u2net3d.models.network import Bank, BankShape
 from u2net3d.models.units import Head, Stem, UnitBank
-from u2net3d.spec import Design, DomainSpec
-from u2net3d.volume import Triple
+from u2net3d.spec import Design
 
 
-class BankShape(BaseModel):
-    """What decides the shapes of a bank. strides and kernels as in `Plan`, one per stage."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    channels: int
-    classes: int
-    strides: tuple[Triple, ...]
-    kernels: tuple[Triple, ...]
-
-    @classmethod
-    def of(cls, spec: DomainSpec) -> BankShape:
-        """The bank that a domain's specification asks for."""
-        return cls(
-            channels=len(spec.channels),
-            classes=len(spec.labels),
-            strides=spec.plan.strides,
-            kernels=spec.plan.kernels,
-        )
-
-    @property
-    def stages(self) -> int:
-        """Encoder stages of the trunk that the bank runs through."""
-        return len(self.strides)
-
-
-class Bank(nn.Module):
+class UniversalBank(Bank):
     """Stem, depthwise kernels, norms and heads of one domain, laid out as the trunk's stages.
 
     With f the design's first stage, encoder[i] holds the two units of stage f + i, down[i] the
@@ -48,12 +21,11 @@ class Bank(nn.Module):
     """
 
     def __init__(self, shape: BankShape, base_channels: int, design: Design | None = None) -> None:
-        super().__init__()
+        super().__init__(shape)
         design = design or Design()
         first = design.first_stage
         if shape.stages <= first:
             raise ValueError(f"{shape.stages} stages asked of a trunk that begins at stage {first}")
-        self.shape = shape
         width = [base_channels * 2**stage for stage in range(first, shape.stages)]
         kernels, strides = shape.kernels[first:], shape.strides[first:]
         levels = list(enumerate(pairwise(width)))  # (i, (channels of i, channels of i + 1))
@@ -77,8 +49,3 @@ class Bank(nn.Module):
             Head(c, shape.classes, (1, 1, 1) if i else entry)
             for i, c in enumerate(width[: max(1, len(levels))])
         )
-
-    def adapters(self) -> int:
-        """Weights of the bank without stem and heads, found by type."""
-        units = (module for module in self.modules() if isinstance(module, UnitBank))
-        return sum(weight.numel() for unit in units for weight in unit.parameters())

@@ -7,29 +7,29 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from u2net3d.models.banks import Bank
-from u2net3d.models.units import Head, UnitBank
+from u2net3d.models.network import Bank
+from u2net3d.models.units import Entry, Head
 from u2net3d.spec import DomainSpec
 
 
 @torch.no_grad()
 def start_from(bank: Bank, others: Sequence[Bank]) -> int:
-    """Sets every weight of the bank's units to its mean over `others`; returns how many were set.
+    """Sets all of the bank but stem and heads to its mean over `others`; how many numbers.
 
     A bank takes part in a tensor where it holds one of that shape; a 1x3x3 kernel and the centre
     slice of a 3x3x3 kernel count as the same. Stem and heads stay as they are (see `copy_ends`),
     and so does what no other bank holds.
     """
     taken = 0
-    for name, unit in bank.named_modules():
-        if not isinstance(unit, UnitBank):
+    ends = bank.ends()
+    for name, weight in [*bank.named_parameters(), *bank.named_buffers()]:
+        if name.startswith(ends):
             continue
-        for part, weight in unit.named_parameters():
-            found = [_held(other, f"{name}.{part}", weight) for other in others]
-            values = [value for value in found if value is not None]
-            if values:
-                weight.copy_(torch.stack(values).mean(0))
-                taken += weight.numel()
+        found = [_held(other, name, weight) for other in others]
+        values = [value for value in found if value is not None]
+        if values:
+            weight.copy_(torch.stack(values).mean(0))
+            taken += weight.numel()
     return taken
 
 
@@ -40,25 +40,29 @@ def copy_ends(bank: Bank, spec: DomainSpec, other: Bank, other_spec: DomainSpec)
     The stem, where both domains have the same channels in the same order; of every head the
     background, and the labels that both name alike (in small or large letters).
     """
-    taken = 0
-    if _plain(spec.channels) == _plain(other_spec.channels):
-        for part, weight in bank.stem.named_parameters():
-            held = _held(other, f"stem.{part}", weight)
-            if held is not None:
-                weight.copy_(held)
-                taken += weight.numel()
+    taken, parts = 0, dict(other.named_modules())
     known = {name: row for row, name in enumerate(_plain(other_spec.labels)) if row}
     rows = [(row, known[name]) for row, name in enumerate(_plain(spec.labels)) if name in known]
-    for head, source in zip(bank.heads, other.heads, strict=False):  # both begin with the finest
-        assert isinstance(head, Head)
-        assert isinstance(source, Head)
-        if head.weight.shape[1:] != source.weight.shape[1:]:  # another stride
-            continue
-        for to, from_ in [(0, 0), *((a, b) for a, b in rows if a)]:
-            head.weight[to] = source.weight[from_]
-            head.bias[to] = source.bias[from_]
-            taken += head.weight[to].numel() + 1
+    for name, part in bank.named_modules():
+        if isinstance(part, Entry) and _plain(spec.channels) == _plain(other_spec.channels):
+            for tensor, weight in part.named_parameters():
+                held = _held(other, f"{name}.{tensor}", weight)
+                if held is not None:
+                    weight.copy_(held)
+                    taken += weight.numel()
+        source = parts.get(name)
+        if isinstance(part, Head) and isinstance(source, Head):
+            taken += _copy_rows(part, source, [(0, 0), *((a, b) for a, b in rows if a)])
     return taken
+
+
+def _copy_rows(head: Head, source: Head, rows: Sequence[tuple[int, int]]) -> int:
+    if head.weight.shape[1:] != source.weight.shape[1:]:  # another stride
+        return 0
+    for to, from_ in rows:
+        head.weight[to] = source.weight[from_]
+        head.bias[to] = source.bias[from_]
+    return len(rows) * (head.weight[0].numel() + 1)
 
 
 def _plain(names: Sequence[str]) -> list[str]:
@@ -66,13 +70,15 @@ def _plain(names: Sequence[str]) -> list[str]:
 
 
 def _held(other: Bank, name: str, like: Tensor) -> Tensor | None:
-    held: Tensor | None = dict(other.named_parameters()).get(name)
+    held: Tensor | None = other.state_dict().get(name)
     if held is None or held.shape[:2] != like.shape[:2]:
         return None
     for axis in range(2, like.dim()):
         size, wanted = held.shape[axis], like.shape[axis]
         if size == wanted:
             continue
+        if {size, wanted} != {1, 3}:  # no kernels of which one is the middle of the other
+            return None
         if wanted == 1:
             held = held.narrow(axis, size // 2, 1)
         else:  # a flat kernel inside a deep one: zeros around the centre

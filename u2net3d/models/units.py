@@ -32,6 +32,17 @@ class Pointwise(nn.Module):
         he_normal_(self.weight, channels_in)
 
 
+class End(nn.Module):
+    """What of a bank is shaped by its images or its labels: stems and heads.
+
+    All else of a bank adapts the trunk to the domain, and can begin from another domain's.
+    """
+
+
+class Entry(End):
+    """The end that reads the image."""
+
+
 class NormAct(nn.Module):
     """A domain's InstanceNorm with its LeakyReLU, to be carried out by whoever reads the result."""
 
@@ -86,7 +97,7 @@ class UnitBank(nn.Module):
         )
 
 
-class Stem(nn.Module):
+class Stem(Entry):
     """A domain's entry: dense convolution from its image channels; norm and activation follow."""
 
     def __init__(
@@ -103,7 +114,7 @@ class Stem(nn.Module):
         return layers.stem(image, self.weight, self.norm.pending(SLOPE), self.stride)
 
 
-class Head(nn.Module):
+class Head(End):
     """A domain's exit at one decoder level: 1x1x1 with bias to its classes (logits).
 
     With a stride every voxel gives the logits of the stride_D x stride_H x stride_W finer voxels in

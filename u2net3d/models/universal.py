@@ -7,10 +7,12 @@ MICCAI 2019 (arXiv 1909.06012); topology per domain and separable down-sampling 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Self
 
 from torch import Tensor, nn
 
-from u2net3d.models.banks import Bank, BankShape
+from u2net3d.models.banks import UniversalBank
+from u2net3d.models.network import BankShape, Network
 from u2net3d.models.units import LINEAR, SLOPE, Pointwise, UnitBank
 from u2net3d.ops import layers
 from u2net3d.ops.pending import Features
@@ -34,52 +36,33 @@ class Trunk(nn.Module):
         )
 
 
-class UniversalNet(nn.Module):
+class UniversalNet(Network):
     """One network for many domains; a domain's bank chooses how deep it runs through the trunk."""
+
+    trunk: Trunk
 
     def __init__(
         self, base_channels: int = 16, stages: int = 6, design: Design | None = None
     ) -> None:
-        super().__init__()
-        self.base_channels, self.stages, self.design = base_channels, stages, design or Design()
+        found = ModelSpec(base_channels=base_channels, stages=stages, design=design or Design())
+        super().__init__(found)
+        self.base_channels, self.design = base_channels, found.design
         self.trunk = Trunk(base_channels, stages, self.design)
-        self.banks = nn.ModuleDict()
 
     @classmethod
-    def of(cls, spec: ModelSpec) -> UniversalNet:
+    def of(cls, model: ModelSpec) -> Self:
         """The network of a model, without a bank yet."""
-        return cls(spec.base_channels, spec.stages, spec.design)
+        return cls(model.base_channels, model.stages, model.design)
 
-    @property
-    def domains(self) -> tuple[str, ...]:
-        """Names of the domains that have a bank."""
-        return tuple(self.banks)
-
-    def bank(self, domain: str) -> Bank:
+    def bank(self, domain: str) -> UniversalBank:
         """The bank of a domain. Raises KeyError when there is none."""
         found = self.banks[domain]
-        assert isinstance(found, Bank)
+        assert isinstance(found, UniversalBank)
         return found
 
-    def add_bank(self, domain: str, shape: BankShape) -> Bank:
-        """Gives a new domain a fresh bank, drawn from torch's generator; the rest stays as it is.
-
-        Raises ValueError for a name that is there already, and for a bank that is deeper than the
-        trunk or ends before it begins.
-        """
-        if domain in self.banks:
-            raise ValueError(f"domain {domain} has a bank already")
-        if shape.stages > self.stages:
-            raise ValueError(f"{shape.stages} stages asked of a trunk of {self.stages}")
-        bank = Bank(shape, self.base_channels, self.design)
-        bank.train(self.training)
-        self.banks[domain] = bank
-        return bank
-
-    def freeze_trunk(self) -> None:
-        """From now on no step changes the trunk; `train()` does not undo it."""
-        self.trunk.requires_grad_(False)
-        self.trunk.zero_grad(set_to_none=True)  # a gradient left over would still be stepped along
+    def make_bank(self, shape: BankShape) -> UniversalBank:
+        """Raises ValueError for a bank that ends before the trunk begins."""
+        return UniversalBank(shape, self.base_channels, self.design)
 
     def forward(self, x: Tensor, domain: str) -> list[Tensor]:
         """Logits (B, classes, D, H, W) of a batch (B, C, D, H, W), full resolution first.
@@ -110,7 +93,7 @@ class UniversalNet(nn.Module):
         outer: Features = second([inner], second_shared, grid, slope)
         return layers.summed([outer, features], SLOPE) if self.design.residual else outer
 
-    def _decode(self, features: Features, skip: Features, bank: Bank, i: int) -> Features:
+    def _decode(self, features: Features, skip: Features, bank: UniversalBank, i: int) -> Features:
         stride, grid = bank.shape.strides[self.design.first_stage + i + 1], _grid(skip)
         if self.design.coarse_up:
             features = bank.up[i]([features], self.trunk.up[i], _grid(features))

@@ -2,7 +2,8 @@
 
 Both ways into autograd call these: the functions of `layers.py`, and the operators that torch knows
 by name (`compiled.py`). The passes come from the native kernels (`native.py`) where they take the
-tensors, else from Triton's (`gpu.py`) where those do, else from torch's operators (`plain.py`).
+tensors, else from Triton's (`gpu.py`) where those do, else from torch's operators (`plain.py`);
+from these alone while torch.jit traces.
 
 `tensors` are those of all sources one behind the other: x, and where a norm is pending its mean,
 1/std, weight and bias. A backward gives for each tensor of its forward a gradient or None.
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 from u2net3d.ops import gpu, native, plain
@@ -76,6 +78,11 @@ class Layout(NamedTuple):
 def tensors_of(sources: Sequence[Features]) -> list[Tensor]:
     """The tensors of all sources one behind the other."""
     return [t for s in sources for t in (s.x, *(s.norm.tensors if s.norm else ()))]
+
+
+def is_traced() -> bool:
+    """Whether torch.jit traces, as OpenVINO makes it do."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def stem_forward(image: Tensor, weight: Tensor, stride: Triple) -> tuple[Tensor, Tensor, Tensor]:
@@ -161,7 +168,27 @@ def sum_backward(
     return _finished(passes, results, sources)
 
 
+def unit_traced(
+    layout: Layout, weight: Tensor, scale: Tensor | None, bias: Tensor | None, matrix: Tensor,
+    *tensors: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """`unit_forward` without what only its backward needs."""
+    return unit_forward(layout, weight, scale, bias, matrix, tensors)[:3]
+
+
+def head_traced(layout: Layout, matrix: Tensor, bias: Tensor, *tensors: Tensor) -> Tensor:
+    """`head_forward`, called as the operator is."""
+    return head_forward(layout, matrix, bias, tensors)
+
+
+def sum_traced(layout: Layout, *tensors: Tensor) -> Tensor:
+    """`sum_forward`, called as the operator is."""
+    return sum_forward(layout, tensors)
+
+
 def _passes(*tensors: Tensor | None) -> Any:
+    if is_traced():  # what is not torch's own would leave its result as a constant
+        return plain
     given = [t for t in tensors if t is not None]
     if native.usable(*given):
         return native

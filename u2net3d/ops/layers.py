@@ -6,7 +6,8 @@ unit so reads and writes memory twice forward, and keeps two tensors for its way
 and what stands between its two convolutions.
 
 What they compute stands in `computing.py`. They come to autograd as functions of their own, which
-cost least; while torch.compile traces, as operators that torch knows by name (`compiled.py`).
+cost least; while torch.compile traces, as operators that torch knows by name (`compiled.py`); while
+torch.jit traces, as OpenVINO makes it do, as torch's own operators, forward alone.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def stem(image: Tensor, weight: Tensor, norm: Norm, stride: Triple = (1, 1, 1)) 
     Odd kernels, padding kernel // 2; the result is (B, C, ceil(D / stride_D), ...). No gradient
     reaches the image.
     """
-    u, mean, rstd = _way(_Stem, compiled.stem)(image, weight, stride)
+    way = _way(_Stem, compiled.stem, computing.stem_forward)
+    u, mean, rstd = way(image, weight, stride)
     return Features(u, Pending(mean, rstd, *norm))
 
 
@@ -60,26 +62,33 @@ def separable_unit(
     """
     layout = Layout.of(sources, stride, grid, inner.slope if inner else 1.0)
     scale, bias = (inner.weight, inner.bias) if inner else (None, None)
-    v, mean, rstd = _way(_Unit, compiled.unit)(
-        layout, weight, scale, bias, matrix, *tensors_of(sources)
-    )
+    way = _way(_Unit, compiled.unit, computing.unit_traced)
+    v, mean, rstd = way(layout, weight, scale, bias, matrix, *tensors_of(sources))
     return Features(v, Pending(mean, rstd, *outer))
 
 
 def head(source: Features, matrix: Tensor, bias: Tensor) -> Tensor:
     """Pointwise convolution with bias: (B, C, D, H, W) by matrix (K, C) -> (B, K, D, H, W)."""
     layout = Layout.of([source])
-    result: Tensor = _way(_Head, compiled.head)(layout, matrix, bias, *tensors_of([source]))
+    way = _way(_Head, compiled.head, computing.head_traced)
+    result: Tensor = way(layout, matrix, bias, *tensors_of([source]))
     return result
 
 
 def summed(sources: Sequence[Features], slope: float) -> Features:
     """LeakyReLU of the sum of one or two features of the same shape, with nothing left pending."""
     layout = Layout.of(sources, slope=slope)
-    return Features(_way(_Sum, compiled.summed)(layout, *tensors_of(sources)), None)
+    way = _way(_Sum, compiled.summed, computing.sum_traced)
+    return Features(way(layout, *tensors_of(sources)), None)
 
 
-def _way(function: type[torch.autograd.Function], operator: Callable[..., Any]) -> Any:
+def _way(
+    function: type[torch.autograd.Function],
+    operator: Callable[..., Any],
+    traced: Callable[..., Any],
+) -> Any:
+    if computing.is_traced():
+        return traced
     return operator if torch.compiler.is_compiling() else function.apply
 
 

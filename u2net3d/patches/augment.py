@@ -1,6 +1,7 @@
 """Augmentation: parameters are drawn first, as plain numbers, then applied; so a patch replays.
 
-Probabilities and ranges are about those of nnU-Net v2, plus a gentle elastic deformation.
+Probabilities and ranges are about those of nnU-Net v2, plus a gentle bend of some patches or, where
+it is asked for, the elastic deformation of every patch that U-Net was published with.
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ class Augmentation:
     intensity: tuple[Intensity, ...] = ()
 
 
-def draw(rng: np.random.Generator, spec: DomainSpec) -> Augmentation:
-    """Parameters for one patch of a domain."""
+def draw(rng: np.random.Generator, spec: DomainSpec, *, elastic: bool = False) -> Augmentation:
+    """Parameters for one patch of a domain; elastic: as for U-Net, in place of the bend."""
     thick = thick_axis(spec.plan)
     return Augmentation(
-        spatial=_draw_spatial(rng, spec, thick),
+        spatial=_draw_spatial(rng, spec, thick, elastic),
         mirror=tuple(axis for axis in spec.mirroring.axes if rng.random() < P_MIRROR),
         intensity=_draw_intensity(rng, len(spec.channels), thick),
     )
@@ -59,14 +60,12 @@ def draw(rng: np.random.Generator, spec: DomainSpec) -> Augmentation:
 def augmented_patch(
     case: PreparedCase, start: Triple, spec: DomainSpec, augmentation: Augmentation
 ) -> tuple[Array, Array]:
-    """Image (C, *patch_size) float32 and label patch_size int16 (ignored voxels -1)."""
+    """Image (C, D, H, W) float32 and label (D, H, W) int16 (ignored -1), `Plan.seen` large."""
     plan = spec.plan
     if augmentation.spatial.is_identity:
-        image, label = read_patch(case, start, plan.patch_size)
+        image, label = read_patch(case, start, plan.seen)
     else:
-        image, label = resample_patch(
-            case, start, plan.patch_size, plan.spacing_mm, augmentation.spatial
-        )
+        image, label = resample_patch(case, start, plan.seen, plan.spacing_mm, augmentation.spatial)
     for channel, change in enumerate(augmentation.intensity):
         changed = change_channel(image[channel], change)
         scheme = plan.normalisation[channel]
@@ -88,7 +87,9 @@ def thick_axis(plan: Plan) -> int | None:
     return ratios.index(max(ratios)) if max(ratios) > THICK else None
 
 
-def _draw_spatial(rng: np.random.Generator, spec: DomainSpec, thick: int | None) -> Spatial:
+def _draw_spatial(
+    rng: np.random.Generator, spec: DomainSpec, thick: int | None, elastic: bool
+) -> Spatial:
     turn: TripleF = (0.0, 0.0, 0.0)
     if rng.random() < P_TURN:
         free = set(spec.mirroring.axes) - {spec.mirroring.swap_axis, thick}
@@ -99,6 +100,8 @@ def _draw_spatial(rng: np.random.Generator, spec: DomainSpec, thick: int | None)
         ]
         turn = angles[0], angles[1], angles[2]
     zoom = float(rng.uniform(*ZOOM)) if rng.random() < P_ZOOM else 1.0
+    if elastic:
+        return Spatial(turn, zoom, 0.0, _draw_seed(rng), thick, elastic=True)
     bend = float(rng.uniform(*BEND)) if rng.random() < P_BEND else 0.0
     return Spatial(turn, zoom, bend, _draw_seed(rng) if bend else 0, thick)
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from u2net3d.errors import DataError, U2Net3dError, is_out_of_memory
 from u2net3d.patches.augment import augmented_patch, draw
+from u2net3d.patches.border import border_weights
 from u2net3d.patches.sample import case_of, choose_patch, foreground_count, generator
 from u2net3d.prep.cache import PreparedCase
 from u2net3d.spec import DomainSpec
@@ -24,28 +26,43 @@ from u2net3d.volume import Array
 class Batch:
     """image (B, C, D, H, W) float32 in channels_last_3d; label (B, D, H, W) int64, ignored -1.
 
-    cases: the names of those that the samples were cut from, each once.
+    Both with the plan's margins around the patch.
+
+    cases: the names of those that the samples were cut from, each once. border: the weights
+    (B, D, H, W) float32 of `border_weights`, for the losses that take them.
     """
 
     image: Tensor
     label: Tensor
     domain: str
     cases: tuple[str, ...] = ()
+    border: Tensor | None = None
 
 
 class DomainLoader:
     """Training batches of one domain; `batch(step)` depends on seed, domain and step alone."""
 
     def __init__(
-        self, spec: DomainSpec, cases: Sequence[PreparedCase], seed: int, foreground_share: float
+        self,
+        spec: DomainSpec,
+        cases: Sequence[PreparedCase],
+        seed: int,
+        foreground_share: float,
+        *,
+        border: bool = False,
+        elastic: bool = False,
     ) -> None:
-        """Raises DataError where there is no case to learn from."""
+        """border: batches bring border weights; elastic: every patch is deformed as for U-Net.
+
+        Raises DataError where there is no case to learn from.
+        """
         if not cases:
             raise DataError(spec.name, "no case to learn from", "add labelled cases to imagesTr")
         self.spec = spec
         self.cases = tuple(cases)
         self.seed = seed
         self.foreground_share = foreground_share
+        self.border, self.elastic = border, elastic
 
     def batch(self, step: int) -> Batch:
         """The batch of the domain's own step number, from 0 on, in any order and any thread.
@@ -53,14 +70,17 @@ class DomainLoader:
         Raises DataError naming the case where a patch cannot be read.
         """
         plan = self.spec.plan
-        shape = (plan.batch_size, len(self.spec.channels), *plan.patch_size)
+        shape = (plan.batch_size, len(self.spec.channels), *plan.seen)
         image = torch.empty(shape, memory_format=torch.channels_last_3d)
-        label = torch.empty((plan.batch_size, *plan.patch_size), dtype=torch.int64)
+        label = torch.empty((plan.batch_size, *plan.seen), dtype=torch.int64)
         cases = [self._case(step, sample) for sample in range(plan.batch_size)]
         for sample, case in enumerate(cases):
             self._fill(image[sample].numpy(), label[sample].numpy(), case, step, sample)
         names = dict.fromkeys(case.name for case in cases)
-        return Batch(image, label, self.spec.name, tuple(names))
+        border = None
+        if self.border:
+            border = torch.from_numpy(np.stack([border_weights(one) for one in label.numpy()]))
+        return Batch(image, label, self.spec.name, tuple(names), border)
 
     def _case(self, step: int, sample: int) -> PreparedCase:
         draw = step * self.spec.plan.batch_size + sample
@@ -71,8 +91,10 @@ class DomainLoader:
         rng = generator(self.seed, spec.name, "patch", step, sample)
         foreground = sample >= size - foreground_count(size, self.foreground_share)
         try:
-            start = choose_patch(case, spec.plan.patch_size, rng, foreground)
-            image[...], label[...] = augmented_patch(case, start, spec, draw(rng, spec))
+            d, h, w = choose_patch(case, spec.plan.patch_size, rng, foreground)
+            start = (d - spec.plan.margin[0], h - spec.plan.margin[1], w - spec.plan.margin[2])
+            drawn = draw(rng, spec, elastic=self.elastic)
+            image[...], label[...] = augmented_patch(case, start, spec, drawn)
         except U2Net3dError:
             raise
         except Exception as error:

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from u2net3d.patches.bending import elastic_shift, gentle_shift
 from u2net3d.patches.interpolate import along_axis, at_points, flat_index, fold
 from u2net3d.prep.cache import IGNORED, PreparedCase
 from u2net3d.spec import Mirroring
 from u2net3d.volume import Array, Triple, TripleF
 
 AT_ONCE = 2**15  # points that are looked up together
-BEND_CELLS = 4  # the elastic grid has this many cells along each axis of a patch
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,9 @@ class Spatial:
 
     turn_rad: content turns by this about D, then H, then W; about D it goes from H towards W, about
     H from W towards D, about W from D towards H. zoom: content becomes this many times larger.
-    bend: largest elastic shift as a share of an elastic cell; bend_seed: its random numbers.
-    fixed_axis: the thick axis, along which nothing is zoomed or bent.
+    bend: largest gentle shift as a share of its cell; elastic: deformed as published for U-Net;
+    bend_seed: the random numbers of both. fixed_axis: the thick axis, along which nothing is zoomed
+    or bent.
     """
 
     turn_rad: TripleF = (0.0, 0.0, 0.0)
@@ -37,18 +38,24 @@ class Spatial:
     bend: float = 0.0
     bend_seed: int = 0
     fixed_axis: int | None = None
+    elastic: bool = False
 
     @property
     def is_identity(self) -> bool:
         """Whether the patch stays as it is."""
-        return not any(self.turn_rad) and self.zoom == 1 and self.bend == 0
+        return not (any(self.turn_rad) or self.zoom != 1 or self.is_bent)
+
+    @property
+    def is_bent(self) -> bool:
+        """Whether straight lines do not stay straight."""
+        return self.bend != 0 or self.elastic
 
 
 def resample_patch(
     case: PreparedCase, start: Triple, patch_size: Triple, spacing_mm: TripleF, change: Spatial
 ) -> tuple[Array, Array]:
     """Image (C, *patch_size) float32 (trilinear) and label patch_size int16 (nearest)."""
-    if any(change.turn_rad) or change.bend:
+    if any(change.turn_rad) or change.is_bent:
         return _mapped(case, source_points(start, patch_size, spacing_mm, change))
     scale = np.diag(_sampling_matrix(spacing_mm, change))  # the axes keep to themselves
     rows = [
@@ -68,7 +75,9 @@ def source_points(start: Triple, patch_size: Triple, spacing_mm: TripleF, change
         plane = d[:, None] * row[0] + h * row[1] + middle
         np.add(plane[:, :, None].astype(np.float32), (w * row[2]).astype(np.float32), points[axis])
     if change.bend:
-        points += _bending(patch_size, change)
+        points += gentle_shift(patch_size, change.bend, change.bend_seed, change.fixed_axis)
+    if change.elastic:
+        points += elastic_shift(patch_size, change.bend_seed, change.fixed_axis)
     return points
 
 
@@ -161,35 +170,3 @@ def _sampling_matrix(spacing_mm: TripleF, change: Spatial) -> NDArray[np.float64
     back = turn.T / zoom  # content is turned, then zoomed: both in mm
     matrix: NDArray[np.float64] = back * spacing / spacing[:, None]
     return matrix
-
-
-def _bending(patch_size: Triple, change: Spatial) -> NDArray[np.float32]:
-    """(3, *patch_size) voxels: random shifts on a coarse grid, smoothed by cubic B-splines.
-
-    The shift is measured in cells, so the map does not fold however large or thick the voxels are.
-    numpy's einsum rather than a matrix product: the same bits for any number of threads.
-    """
-    rng = np.random.default_rng(change.bend_seed)
-    knots = BEND_CELLS + 3
-    shift = rng.uniform(-change.bend, change.bend, (3, knots, knots, knots)).astype(np.float32)
-    shift *= np.array(patch_size, np.float32)[:, None, None, None] / BEND_CELLS
-    if change.fixed_axis is not None:
-        shift[change.fixed_axis] = 0
-    # D last: whole planes are added up then, which is where nearly all of the work is
-    d, h, w = (_cubic_weights(n) for n in patch_size)
-    shift = np.einsum("aikl,wl->aikw", shift, w)
-    shift = np.einsum("aikw,hk->aihw", shift, h)
-    bent: NDArray[np.float32] = np.einsum("aihw,di->adhw", shift, d)
-    return bent
-
-
-def _cubic_weights(n: int) -> NDArray[np.float32]:
-    """(n, BEND_CELLS + 3): what each knot of a uniform cubic B-spline gives to n even places."""
-    place = np.linspace(0, BEND_CELLS, n)
-    cell = np.minimum(place.astype(int), BEND_CELLS - 1)
-    u = place - cell
-    four = ((1 - u) ** 3, 3 * u**3 - 6 * u**2 + 4, -3 * u**3 + 3 * u**2 + 3 * u + 1, u**3)
-    weights = np.zeros((n, BEND_CELLS + 3), np.float32)
-    for k, part in enumerate(four):
-        weights[np.arange(n), cell + k] = part / 6
-    return weights

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from u2net3d.spec import CtNormalisation, Normalisation, ZScoreNormalisation
+from u2net3d.spec import (
+    CtNormalisation,
+    Normalisation,
+    PercentileNormalisation,
+    ZScoreNormalisation,
+)
 from u2net3d.volume import Array
 
 STD_FLOOR = 1e-8  # a constant channel becomes 0, not infinite
@@ -53,6 +58,9 @@ def _channel(channel: Array, scheme: Normalisation, body: Array | None, to: Arra
         for old, new in zip(channel, to, strict=True):
             np.clip(old.astype(np.float32, copy=False), scheme.lower, scheme.upper, out=new)
         _scale(to.reshape(-1), scheme.mean, scheme.std)
+    elif isinstance(scheme, PercentileNormalisation):
+        to[...] = channel
+        _by_percentiles(to, scheme)
     elif body is None or not scheme.nonzero_only:
         to[...] = channel
         _zscore(to.reshape(-1))
@@ -62,6 +70,21 @@ def _channel(channel: Array, scheme: Normalisation, body: Array | None, to: Arra
             values = channel[body].astype(np.float32, copy=False)
             _zscore(values)
             to[body] = values
+
+
+def _by_percentiles(values: Array, scheme: PercentileNormalisation) -> None:
+    """values (D, H, W) float32 by the percentiles and the mean above 0, in place."""
+    np.maximum(values, np.float32(scheme.lowest), out=values)
+    lower, upper = np.percentile(values, (scheme.lower_percent, scheme.upper_percent))
+    np.clip(values, np.float32(lower), np.float32(upper), out=values)
+    empty = values == 0
+    above = values[values > 0]
+    if not above.size:
+        values[...] = 0
+        return
+    mean, std = float(above.mean(dtype=np.float64)), float(above.std(dtype=np.float64))
+    _scale(values.reshape(-1), mean, std)
+    values[empty] = 0
 
 
 def _zscore(values: Array) -> None:

@@ -1,7 +1,7 @@
 """nnU-Net's planning rules under a budget that is the preset's, never the machine's.
 
 Spacing, normalisation and topology follow nnU-Net v2 (Isensee et al. 2021); its memory estimate
-gives way to one number: batch x patch voxels stay within `batch_voxels`, so that a step costs much
+gives way to one number: batch x patch voxels stay within the budget's, so that a step costs much
 the same in every domain and a plan is the same on every machine.
 """
 
@@ -18,6 +18,7 @@ from u2net3d.prep.fingerprint import Fingerprint, Intensities, Progress, fingerp
 from u2net3d.prep.mirroring import mirroring
 from u2net3d.prep.resample import resampled_shape
 from u2net3d.spec import (
+    Budget,
     CtNormalisation,
     DomainSpec,
     ModelSpec,
@@ -27,10 +28,17 @@ from u2net3d.spec import (
 )
 from u2net3d.volume import Triple, TripleF
 
-__all__ = ["domain_spec", "expected_memory_bytes", "make_plan", "mirroring", "spec_of", "topology"]
+__all__ = [
+    "cubed",
+    "domain_spec",
+    "expected_memory_bytes",
+    "make_plan",
+    "mirroring",
+    "spec_of",
+    "topology",
+]
 
-BATCH_VOXELS = 500_000  # voxels of one training step, all samples of the batch together
-MIN_BATCH, MAX_BATCH = 2, 16
+BUDGET = Budget()
 MAX_SHARE = 0.05  # of all training voxels in one step, against overfitting
 ANISOTROPIC = 3  # an axis this many times coarser, and shorter, than the others is thick
 MIN_EDGE = 4  # voxels per axis of the deepest stage
@@ -57,19 +65,26 @@ def domain_spec(
     cases: Sequence[Case],
     max_stages: int,
     *,
-    batch_voxels: int = BATCH_VOXELS,
+    budget: Budget = BUDGET,
+    cube: int | None = None,
     progress: Progress = silent,
 ) -> DomainSpec:
     """All that `cases`, the training cases of `dataset`, decide about their domain.
 
-    Raises DataError when none of them holds a label, and what `read_case` raises.
+    cube: the edge of the cube that every patch is resized to (`cubed`), of which two are a batch,
+    whatever `budget` says; None for none. Raises DataError when none of them holds a label,
+    and what `read_case` raises.
     """
     facts = fingerprint(dataset, cases, progress)
-    return spec_of(dataset, facts, max_stages, batch_voxels=batch_voxels)
+    if cube is None:
+        return spec_of(dataset, facts, max_stages, budget=budget)
+    least = BUDGET.least_batch
+    spec = spec_of(dataset, facts, max_stages, budget=Budget(voxels=least * cube**3))
+    return spec.model_copy(update={"plan": cubed(spec.plan, cube, max_stages)})
 
 
 def spec_of(
-    dataset: Dataset, facts: Fingerprint, max_stages: int, *, batch_voxels: int = BATCH_VOXELS
+    dataset: Dataset, facts: Fingerprint, max_stages: int, *, budget: Budget = BUDGET
 ) -> DomainSpec:
     """The same from a fingerprint of the training cases."""
     return DomainSpec(
@@ -78,28 +93,29 @@ def spec_of(
         labels=dataset.labels,
         ignore_label=dataset.ignore_label,
         mirroring=mirroring(facts),
-        plan=make_plan(facts, max_stages=max_stages, batch_voxels=batch_voxels),
+        plan=make_plan(facts, max_stages=max_stages, budget=budget),
     )
 
 
-def make_plan(facts: Fingerprint, *, max_stages: int, batch_voxels: int = BATCH_VOXELS) -> Plan:
+def make_plan(facts: Fingerprint, *, max_stages: int, budget: Budget = BUDGET) -> Plan:
     """The plan of a domain with these training cases, at most `max_stages` deep.
 
     The patch begins proportional to 1 / spacing, no larger than the median prepared case, and is
-    reduced, always along its relatively longest axis, until two of it fit into `batch_voxels`. The
-    batch then fills that budget, up to 16 and to 5 % of all training voxels, but never below 2.
+    reduced, always along its relatively longest axis, until the least batch of it fits into the
+    budget's voxels. The batch then fills these, up to the most that the budget allows and to 5 % of
+    all training voxels, but never below the least.
     """
     spacing = _target_spacing(facts)
     shapes = [resampled_shape(case.shape, case.spacing_mm, spacing) for case in facts.cases]
     d, h, w = (max(1, round(size)) for size in np.median(shapes, axis=0).tolist())
-    shape = _fitting(spacing, (d, h, w), max_stages, batch_voxels // MIN_BATCH)
+    shape = _fitting(spacing, (d, h, w), max_stages, budget.voxels // budget.least_batch)
     voxels = prod(shape.patch)
     share = round(MAX_SHARE * d * h * w * len(shapes) / voxels)
     return Plan(
         spacing_mm=spacing,
         normalisation=_normalisations(facts),
         patch_size=shape.patch,
-        batch_size=max(MIN_BATCH, min(batch_voxels // voxels, share, MAX_BATCH)),
+        batch_size=max(budget.least_batch, min(budget.voxels // voxels, share, budget.most_batch)),
         strides=shape.strides,
         kernels=shape.kernels,
     )
@@ -126,6 +142,27 @@ def topology(spacing_mm: TripleF, patch: Triple, max_stages: int) -> Topology:
     kept = Topology(patch, strides[:max_stages], kernels[:max_stages])
     d, h, w = (-(-size // by) * by for size, by in zip(patch, kept.divisor, strict=True))
     return Topology((d, h, w), kept.strides, kept.kernels)
+
+
+def cubed(plan: Plan, edge: int, max_stages: int) -> Plan:
+    """The plan with its patch resized to a cube of `edge` voxels, as Huang et al. 2019 do.
+
+    To resize every patch is to prepare the volume on another grid: spacing x patch / edge. All axes
+    are halved together, as long as the edge allows, with kernels of 3x3x3; the batch is two cubes.
+    """
+    stages = 1
+    while stages < max_stages and edge % 2**stages == 0 and edge >> stages >= MIN_EDGE:
+        stages += 1
+    pairs = zip(plan.spacing_mm, plan.patch_size, strict=True)
+    d, h, w = (mm * size / edge for mm, size in pairs)
+    return Plan(
+        spacing_mm=(d, h, w),
+        normalisation=plan.normalisation,
+        patch_size=(edge, edge, edge),
+        batch_size=BUDGET.least_batch,
+        strides=((1, 1, 1), *[(2, 2, 2)] * (stages - 1)),
+        kernels=((3, 3, 3),) * stages,
+    )
 
 
 def expected_memory_bytes(plan: Plan, model: ModelSpec, *, channels: int, classes: int) -> int:

@@ -34,7 +34,7 @@ from u2net3d.store.manifest import (
     read_manifest,
 )
 from u2net3d.store.saving import save_domain, save_model, tidy
-from u2net3d.store.weights import HALF, DomainFile, tensors_id
+from u2net3d.store.weights import HALF, DomainFile, Levels, tensors_id
 
 __all__ = [
     "DOMAINS",
@@ -48,6 +48,7 @@ __all__ = [
     "DomainRecord",
     "FileEntry",
     "Folds",
+    "Levels",
     "Manifest",
     "add_bank",
     "all_listed",

@@ -185,9 +185,9 @@ def read_file(
 def _require_fits(
     path: Path, manifest: Manifest, said: DomainFile, tensors: dict[str, Tensor]
 ) -> None:
-    from u2net3d.models.universal import UniversalNet
+    from u2net3d.models import network
 
-    net = UniversalNet.of(manifest.model)
+    net = network(manifest.model)
     add_bank(net, path, said, tensors)
 
 

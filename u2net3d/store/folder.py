@@ -26,7 +26,7 @@ from u2net3d.store.weights import DomainFile
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from u2net3d.models.universal import UniversalNet
+    from u2net3d.models.network import Network
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,13 @@ def remarks(folder: Path) -> list[str]:
 
 def load(
     folder: Path, domains: Iterable[str] | None = None
-) -> tuple[UniversalNet, ModelSpec, dict[str, DomainSpec]]:
+) -> tuple[Network, ModelSpec, dict[str, DomainSpec]]:
     """The network of a model folder with the banks of `domains` (all of them when None).
 
     Hashes are checked. Raises ModelError for bytes that are not those saved, UsageError (through
     `require_domain`) for a domain there is not.
     """
-    from u2net3d.models.universal import UniversalNet
+    from u2net3d.models import network
 
     manifest, records = read_manifest(folder), read_domains(folder)
     path = place_of(folder, manifest.trunk)
@@ -111,7 +111,7 @@ def load(
     if said.trunk_id != manifest.trunk_id:
         what = f"is trunk {said.trunk_id[:12]}, the manifest's is {manifest.trunk_id[:12]}"
         raise ModelError(path, what, "restore the folder from a copy")
-    net = UniversalNet.of(manifest.model)
+    net = network(manifest.model)
     _fill(net.trunk, tensors, path)
     specs = {}
     for name in records if domains is None else domains:
@@ -146,19 +146,19 @@ def all_listed(folder: Path, domains: Iterable[str] | None = None) -> bool:
 
 
 def add_bank(
-    net: UniversalNet, path: Path, said: DomainFile, tensors: Mapping[str, Tensor]
+    net: Network, path: Path, said: DomainFile, tensors: Mapping[str, Tensor]
 ) -> DomainSpec:
     """Gives `net` the bank of a domain file that was read; ModelError where it does not fit."""
     import torch
 
-    from u2net3d.models.banks import Bank, BankShape
+    from u2net3d.models.network import BankShape
 
     shape = BankShape.of(said.domain)
     if shape.stages > net.stages:
         what = f"asks for {shape.stages} stages, the trunk has {net.stages}"
         raise ModelError(path, what, "put it into a model with its own trunk")
     with torch.device("meta"):  # no memory: a file may ask for any size
-        expected = Bank(shape, net.base_channels, net.design).state_dict()
+        expected = net.make_bank(shape).state_dict()
     if {n: t.shape for n, t in expected.items()} != {n: t.shape for n, t in tensors.items()}:
         raise ModelError(path, "its tensors are not those of its plan", "get the file again")
     _fill(net.add_bank(said.domain.name, shape), tensors, path)

@@ -25,12 +25,12 @@ from u2net3d.store.manifest import (
 from u2net3d.store.weights import DomainFile, TrunkFile
 
 if TYPE_CHECKING:
-    from u2net3d.models.universal import UniversalNet
+    from u2net3d.models.network import Network
 
 
 def save_model(
     folder: Path,
-    net: UniversalNet,
+    net: Network,
     model: ModelSpec,
     domains: Mapping[str, DomainSpec],
     cards: Mapping[str, dict[str, Any]],
@@ -72,7 +72,7 @@ def save_model(
 
 def save_domain(
     folder: Path,
-    net: UniversalNet,
+    net: Network,
     spec: DomainSpec,
     card: dict[str, Any],
     data_sha256: str | None = None,
@@ -124,9 +124,7 @@ def _listed(folder: Path) -> Mapping[str, str]:
     return listed
 
 
-def _domain_bytes(
-    net: UniversalNet, spec: DomainSpec, identity: str, card: dict[str, Any]
-) -> bytes:
+def _domain_bytes(net: Network, spec: DomainSpec, identity: str, card: dict[str, Any]) -> bytes:
     bank = net.bank(spec.name)
     tensors = weights.state(bank)
     return DomainFile(

@@ -31,6 +31,24 @@ _COPY = "restore it from a copy, or take it out of the folder"
 Said = TypeVar("Said", bound=Frozen)
 
 
+class Levels(Frozen):
+    """At how many depths the network of a domain can answer, and what they were worth.
+
+    validation_dice: mean over the foreground labels, from level 1 on, empty without validation
+    cases; auto: the smallest level that is nearly as good as the deepest.
+    """
+
+    count: int = Field(ge=1)
+    auto: int | None = Field(default=None, ge=1)
+    validation_dice: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _among_them(self) -> Levels:
+        if (self.auto or 1) > self.count or len(self.validation_dice) not in (0, self.count):
+            raise ValueError("levels of its card are not those that it counts")
+        return self
+
+
 class DomainFile(Frozen):
     """What a domain file says about itself.
 
@@ -52,12 +70,19 @@ class DomainFile(Frozen):
         said = self.card.get("largest_component", [])
         if not isinstance(said, list | tuple) or any(n not in self.domain.labels[1:] for n in said):
             raise ValueError("largest_component of its card is no list of its labels")
+        Levels.model_validate(self.card.get("levels", {"count": 1}))
         return self
 
     @property
     def largest_component(self) -> tuple[str, ...]:
         """Names of the labels of which only the largest component is to be kept."""
         return tuple(self.card.get("largest_component", ()))
+
+    @property
+    def levels(self) -> Levels | None:
+        """The depths at which its network answers; None where there is but one."""
+        said = self.card.get("levels")
+        return None if said is None else Levels.model_validate(said)
 
     def identified(self, tensors: Mapping[str, Tensor]) -> DomainFile:
         """The same with the `content_id` that goes with `tensors`."""

@@ -10,15 +10,13 @@ import torch
 from u2net3d import files, store
 from u2net3d.errors import ModelError, UsageError
 from u2net3d.io.dataset import Dataset, Split, split
-from u2net3d.models.banks import BankShape
+from u2net3d.models.network import BankShape, Network
 from u2net3d.models.start import copy_ends, start_from
-from u2net3d.models.universal import UniversalNet
-from u2net3d.prep.plan import domain_spec
 from u2net3d.spec import DomainSpec, domain_name
-from u2net3d.train.cleanup import helpful_cleanup
 from u2net3d.train.interrupt import held_back
 from u2net3d.train.loop import train
 from u2net3d.train.pictures import draw_cases
+from u2net3d.train.planned import planned
 from u2net3d.train.roles import Listener, Result, Run
 from u2net3d.train.run import (
     Prepared,
@@ -30,6 +28,7 @@ from u2net3d.train.run import (
     data_sha256,
     identity,
     learner,
+    of_the_end,
     require_free,
 )
 from u2net3d.train.running import Mark, running
@@ -76,12 +75,8 @@ def _add_domain(
     require_free(request.model, folder, request, [dataset.domain])
     sources = sources_of(init, [name for name in specs if name != dataset.domain])
     cases = _first_patients(split(dataset, request.spec.fold), patients)
-    spec = domain_spec(
-        dataset,
-        cases.training,
-        model.stages,
-        progress=counted(dataset, prepared, "measured"),
-    )
+    measured = counted(dataset, prepared, "measured")
+    spec = planned(dataset, cases.training, model, request.spec.cube, measured)
     net = with_new_bank(net, spec, specs, sources, request.spec.seed, ends=init != "mean")
     each = learner(dataset, spec, cases, request, prepared)
     trunk = store.read_manifest(request.model).trunk_id
@@ -95,7 +90,7 @@ def _add_domain(
     begin(run, model, request, say, net, mark)
     result = train(net, run, listener, resume=request.resume)
     require_unchanged(before)
-    made = card(each, result, request.spec, helpful_cleanup(net, each, run.device))
+    made = card(each, result, request.spec) | of_the_end(net, each, run.device)
     with held_back():  # a file, and its entry in the manifest
         manifest = store.save_domain(request.model, net, spec, made, data_sha256(each))
     require_unchanged(before)
@@ -105,14 +100,14 @@ def _add_domain(
 
 
 def with_new_bank(
-    net: UniversalNet,
+    net: Network,
     spec: DomainSpec,
     specs: dict[str, DomainSpec],
     sources: Sequence[str],
     seed: int,
     *,
     ends: bool,
-) -> UniversalNet:
+) -> Network:
     """`net` with a bank for `spec` that alone can be trained, in the place of an older one.
 
     It starts from the mean of the banks named in `sources`. ends: also with their stem, where the

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ class Checkpoint:
 
     identity: hash of what must not change between the two halves (plans, cases, seed, recipe);
     net, best_net: the weights in training, by name (not those of a frozen trunk); best_scores: Dice
-    of the best step per domain, case and label; guard: see `Guard.state`.
+    of the best step per domain, case and label; guard: see `Guard.state`;
+    plateau: see `Plateau.state`, empty in older files.
     """
 
     identity: str
@@ -47,6 +48,7 @@ class Checkpoint:
     best_step: int
     best_scores: dict[str, Any]
     guard: dict[str, Any]
+    plateau: dict[str, Any] = field(default_factory=dict)
 
 
 def generations(folder: Path) -> list[Path]:
@@ -66,7 +68,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     Files of later steps go too: they are of a future that was given up, because they were damaged.
     Raises DiskError, with every earlier generation left, where it cannot be written.
     """
-    content = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
+    content = {each.name: getattr(checkpoint, each.name) for each in fields(checkpoint)}
     buffer = io.BytesIO()
     torch.save(content, buffer)
     body = buffer.getvalue()

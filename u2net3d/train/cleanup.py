@@ -16,7 +16,7 @@ import torch
 
 from u2net3d.evaluate.metrics import dice
 from u2net3d.infer.cleanup import keep_largest
-from u2net3d.models.universal import UniversalNet
+from u2net3d.models.network import Network
 from u2net3d.train.roles import Learner
 from u2net3d.train.validate import predicted
 from u2net3d.volume import Array
@@ -51,7 +51,7 @@ def decide_cleanup(
     return chosen
 
 
-def helpful_cleanup(net: UniversalNet, learner: Learner, device: torch.device) -> list[str]:
+def helpful_cleanup(net: Network, learner: Learner, device: torch.device) -> list[str]:
     """`decide_cleanup` of what a trained network says of a domain's validation cases."""
     spec, dataset = learner.spec, learner.dataset
     net.to(device)

@@ -8,12 +8,12 @@ from math import prod
 import numpy as np
 import torch
 
-from u2net3d.infer.engine import torch_engine
+from u2net3d.infer.engine import overlap_of, torch_engine
 from u2net3d.infer.predict import Options
 from u2net3d.infer.window import padding, tile_starts
 from u2net3d.losses import LOSSES, supervised
-from u2net3d.models.banks import BankShape
-from u2net3d.models.universal import UniversalNet
+from u2net3d.models import network
+from u2net3d.models.network import BankShape, Network
 from u2net3d.ops.memory import keep_freed_memory
 from u2net3d.prep.check import cache_bytes, prepared_shapes
 from u2net3d.prep.fingerprint import Fingerprint
@@ -62,7 +62,7 @@ def estimate(
     """Measures one step and one patch of an untrained network; `every` holds all cases' facts."""
     keep_freed_memory()
     model, recipe = PRESETS[DEFAULT_PRESET], TrainSpec()
-    net = UniversalNet.of(model.model_copy(update={"stages": spec.plan.stages}))
+    net = network(model.model_copy(update={"stages": spec.plan.stages}))
     net.add_bank(spec.name, BankShape.of(spec))
     net.to(device)
     step_s = step_seconds(net, spec, recipe.loss, device)
@@ -88,10 +88,11 @@ def estimate(
     )
 
 
-def step_seconds(net: UniversalNet, spec: DomainSpec, loss: str, device: torch.device) -> float:
+def step_seconds(net: Network, spec: DomainSpec, loss: str, device: torch.device) -> float:
     """Seconds of one training step of a domain, on zeros; no weight is changed."""
     net.train()
-    shape = (spec.plan.batch_size, len(spec.channels), *spec.plan.patch_size)
+    shape = (spec.plan.batch_size, len(spec.channels), *spec.plan.seen)
+    before = {name: tensor.clone() for name, tensor in net.named_buffers()}
     image = torch.zeros(shape, device=device)
     target = torch.zeros(shape[0], *shape[2:], dtype=torch.int64, device=device)
     last = 0.0
@@ -102,15 +103,16 @@ def step_seconds(net: UniversalNet, spec: DomainSpec, loss: str, device: torch.d
         value.item()  # waits for a GPU
         last = time.perf_counter() - began
     net.zero_grad(set_to_none=True)
+    net.load_state_dict(before, strict=False)  # running statistics, where a norm has them
     return last
 
 
 @torch.inference_mode()
-def patch_seconds(net: UniversalNet, spec: DomainSpec, device: torch.device) -> float:
+def patch_seconds(net: Network, spec: DomainSpec, device: torch.device) -> float:
     """Seconds of one patch of a domain in prediction, on zeros."""
     net.eval()
     engine = torch_engine(net, spec.name, device)
-    patch = np.zeros((1, len(spec.channels), *spec.plan.patch_size), np.float32)
+    patch = np.zeros((1, len(spec.channels), *spec.plan.seen), np.float32)
     last = 0.0
     for _ in range(2):
         began = time.perf_counter()
@@ -124,7 +126,7 @@ def tiles_of(shape: Triple, spec: DomainSpec) -> int:
     patch = spec.plan.patch_size
     around = padding(shape, patch)
     d, h, w = (n + before + after for n, (before, after) in zip(shape, around, strict=True))
-    return len(tile_starts((d, h, w), patch, Options().overlap))
+    return len(tile_starts((d, h, w), patch, overlap_of(spec, Options().overlap)))
 
 
 def _prediction_bytes(spec: DomainSpec, every: Fingerprint, model: ModelSpec) -> int:

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from u2net3d.models.network import changing
+
 BAD_IN_A_ROW = 3
 MOST_RETURNS = 4
 COPY_EVERY = 50  # steps between two copies of the state
@@ -114,6 +116,5 @@ class Guard:
         level["count"] += 1
 
     def _copy(self, step: int) -> dict[str, Any]:
-        named = self._net.named_parameters()
-        net = {name: weight.detach().clone() for name, weight in named if weight.requires_grad}
+        net = {name: tensor.clone() for name, tensor in changing(self._net).items()}
         return {"step": step, "net": net, "optimiser": copy.deepcopy(self._optimiser.state_dict())}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from u2net3d.errors import DataError, DiskError, Stopped, TrainingError
 from u2net3d.losses import LOSSES, supervised
-from u2net3d.models.universal import UniversalNet
+from u2net3d.models.network import Network, changing
 from u2net3d.ops.memory import keep_freed_memory
 from u2net3d.patches.loader import Batch, Prefetcher, round_robin
 from u2net3d.train import checkpoint, memory
@@ -27,6 +27,7 @@ from u2net3d.train.guard import MOST_RETURNS, Guard
 from u2net3d.train.history import History
 from u2net3d.train.interrupt import held_back, stopping
 from u2net3d.train.optimiser import optimiser_for, trained
+from u2net3d.train.plateau import Plateau
 from u2net3d.train.roles import Listener, Result, Run
 from u2net3d.train.schedule import (
     Progress,
@@ -42,7 +43,7 @@ CHECKPOINT_EVERY_S = 120.0
 _ENDLESS = 2**62  # steps of a run that ends by the clock
 
 
-def train(net: UniversalNet, run: Run, listener: Listener, *, resume: bool) -> Result:
+def train(net: Network, run: Run, listener: Listener, *, resume: bool) -> Result:
     """Trains what of `net` requires gradients; on return `net` holds the best state, in eval().
 
     Best is the step with the highest mean Dice over the domains; without validation cases the
@@ -84,10 +85,11 @@ def _go(state: _Loop) -> None:
 class _Loop:
     """The moving parts of a run."""
 
-    def __init__(self, net: UniversalNet, run: Run, listener: Listener) -> None:
+    def __init__(self, net: Network, run: Run, listener: Listener) -> None:
         self.net, self.run, self.listener = net, run, listener
         self.optimiser = optimiser_for(net, run.spec)
         self.guard = Guard(net, self.optimiser, tuple(each.spec.name for each in run.learners))
+        self.plateau = Plateau()
         self.history = History(run.folder)
         self.at = Progress(0, 0.0)
         self.validations = 0
@@ -124,6 +126,8 @@ class _Loop:
 
     def _step(self, batch: Batch, share: float) -> None:
         rate = learning_rate(self.run.spec, self.at.step, share) * self.guard.scale
+        if self.run.spec.schedule == "plateau":
+            rate *= self.plateau.scale
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.guard.before(self.at.step)
@@ -135,6 +139,8 @@ class _Loop:
             row = (self.at.step, batch.domain, loss, rate, self._elapsed())
             self.history.step(*row) if moved else self.history.skipped(*row)
             notes = self._judge(batch, loss, moved)
+            if moved:
+                self.plateau.after(loss)
             self.at = replace(self.at, step=self.at.step + 1, elapsed_s=self._elapsed())
         for note in notes:
             self.listener.told(note)
@@ -228,6 +234,7 @@ class _Loop:
                     for name, score in self.best_scores.items()
                 },
                 guard=self.guard.state(),
+                plateau=self.plateau.state(),
             ),
         )
 
@@ -236,6 +243,7 @@ class _Loop:
         self.net.load_state_dict(saved.net, strict=False)  # the rest of it is not of this run
         self.optimiser.load_state_dict(saved.optimiser)
         self.guard.restore(saved.guard)
+        self.plateau.restore(saved.plateau)
         self.at = Progress(saved.step, saved.elapsed_s, saved.validated_at_s, saved.validation_s)
         self.saved_at, self.validations = saved.elapsed_s, saved.validations
         self.best_net, self.best_step = saved.best_net, saved.best_step
@@ -250,15 +258,14 @@ class _Loop:
 
     def _weights(self) -> dict[str, Tensor]:
         """What is being trained, by name; a frozen trunk and the other banks are left out."""
-        named = self.net.named_parameters()
-        return {name: weight.detach() for name, weight in named if weight.requires_grad}
+        return changing(self.net)
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self.began
 
 
 def _learn(
-    net: UniversalNet,
+    net: Network,
     optimiser: torch.optim.Optimizer,
     batch: Batch,
     run: Run,
@@ -273,7 +280,8 @@ def _learn(
     optimiser.zero_grad(set_to_none=True)
     outputs = net(batch.image.to(run.device), batch.domain)
     target = batch.label.to(run.device)
-    loss = supervised(LOSSES[run.spec.loss], outputs, target, balance)
+    border = None if batch.border is None else batch.border.to(run.device)
+    loss = supervised(LOSSES[run.spec.loss], outputs, target, balance, border)
     value = loss.item()
     if not guard.is_acceptable(batch.domain, value):
         return value, False

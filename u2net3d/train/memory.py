@@ -6,27 +6,50 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
 from u2net3d.errors import TrainingError, is_out_of_memory
-from u2net3d.prep.plan import expected_memory_bytes
-from u2net3d.spec import ModelSpec
+from u2net3d.losses import dice_ce, supervised
+from u2net3d.models import network
+from u2net3d.models.network import BankShape
+from u2net3d.prep.plan import RUNTIME_BYTES, expected_memory_bytes
+from u2net3d.spec import DomainSpec, ModelSpec
 from u2net3d.train import checkpoint
 from u2net3d.train.roles import Learner
 
 
 def expected_gib(learners: Sequence[Learner], model: ModelSpec) -> float:
     """Peak memory of a run in GiB: that of its largest step."""
-    return (
-        max(
-            expected_memory_bytes(
-                each.spec.plan,
-                model,
-                channels=len(each.spec.channels),
-                classes=len(each.spec.labels),
-            )
-            for each in learners
-        )
-        / 2**30
-    )
+    return max(_step_bytes(each.spec, model) for each in learners) / 2**30
+
+
+def _step_bytes(spec: DomainSpec, model: ModelSpec) -> int:
+    """By a formula for our own network; others run a step without memory, and what it keeps counts.
+
+    Besides: what is in flight on the way back (three times the largest tensor kept), the weights
+    with their gradients, the optimiser's two numbers, and three copies (guard and best state).
+    """
+    channels, classes = len(spec.channels), len(spec.labels)
+    if model.family == "universal":
+        return expected_memory_bytes(spec.plan, model, channels=channels, classes=classes)
+    with torch.device("meta"):
+        net = network(model)
+        net.add_bank(spec.name, BankShape.of(spec))
+        image = torch.empty(spec.plan.batch_size, channels, *spec.plan.seen)
+        target = torch.empty(spec.plan.batch_size, *spec.plan.seen, dtype=torch.int64)
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor  # views share a storage
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        _ = supervised(dice_ce, net.train()(image, spec.name), target)
+    sizes = [tensor.untyped_storage().nbytes() for tensor in kept.values()]
+    weights = 4 * sum(weight.numel() for weight in net.parameters())
+    return RUNTIME_BYTES + sum(sizes) + 3 * max(sizes) + 6 * weights
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The optimiser: AdamW, and for the trunk's matrices orthogonalised momentum."""
+"""The optimiser: AdamW, and for the trunk's matrices orthogonalised momentum; others by name."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from u2net3d.models.network import Network
 from u2net3d.models.units import Pointwise
-from u2net3d.models.universal import UniversalNet
 from u2net3d.spec import TrainSpec
 
 MOMENTUM = 0.95
@@ -19,7 +19,7 @@ WIDEST = 256  # beyond, orthogonalising costs more than the step it improves
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
-def optimiser_for(net: UniversalNet, spec: TrainSpec) -> torch.optim.Optimizer:
+def optimiser_for(net: Network, spec: TrainSpec) -> torch.optim.Optimizer:
     """The optimiser that `spec` names, over what of `net` requires gradients.
 
     A loop over some hundred small tensors costs milliseconds in Python, hence fused. torch's fused
@@ -33,15 +33,17 @@ def optimiser_for(net: UniversalNet, spec: TrainSpec) -> torch.optim.Optimizer:
         )
     if spec.optimiser == "adamw":
         return torch.optim.AdamW(weights, rate, weight_decay=decay, fused=True)
+    if spec.optimiser == "adam":  # the decay is part of the gradient
+        return torch.optim.Adam(weights, rate, weight_decay=decay, fused=True)
     return Muon(weights, _matrices(net), rate, decay)
 
 
-def trained(net: UniversalNet) -> list[Tensor]:
+def trained(net: Network) -> list[Tensor]:
     """What of the network requires gradients."""
     return [weight for weight in net.parameters() if weight.requires_grad]
 
 
-def _matrices(net: UniversalNet) -> list[Tensor]:
+def _matrices(net: Network) -> list[Tensor]:
     pointwise = [part.weight for part in net.modules() if isinstance(part, Pointwise)]
     return [w for w in pointwise if w.requires_grad and max(w.shape) <= WIDEST]
 

@@ -7,12 +7,12 @@ import math
 from u2net3d import files
 from u2net3d.evaluate.pictures import overlay
 from u2net3d.io.dataset import read_case
-from u2net3d.models.universal import UniversalNet
+from u2net3d.models.network import Network
 from u2net3d.train.roles import Learner, Result, Run
 from u2net3d.train.validate import DomainScore, Judged, predicted
 
 
-def draw_cases(net: UniversalNet, run: Run, result: Result) -> None:
+def draw_cases(net: Network, run: Run, result: Result) -> None:
     """Writes <run>/cases/<domain>_<worst|median|best>.png, by the best state's validation."""
     net.to(run.device)
     for learner in run.learners:
@@ -32,7 +32,7 @@ def _chosen(score: DomainScore) -> dict[str, Judged]:
     return {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1]}
 
 
-def _picture(net: UniversalNet, run: Run, learner: Learner, rank: str, judged: Judged) -> bytes:
+def _picture(net: Network, run: Run, learner: Learner, rank: str, judged: Judged) -> bytes:
     image, label, reference = predicted(net, learner.spec, learner.dataset, judged.case, run.device)
     spacing = read_case(learner.dataset, judged.case).image.spacing_mm
     title = f"{learner.spec.name}, {rank} validation case: {judged.case.name}"

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from u2net3d.io.dataset import Case, Dataset
-from u2net3d.models.universal import UniversalNet
+from u2net3d.models.network import Network
 from u2net3d.patches.loader import DomainLoader
 from u2net3d.spec import DomainSpec, TrainSpec
 from u2net3d.train.schedule import Progress
@@ -40,7 +40,7 @@ class Run:
     folder: Path
     identity: str
     device: torch.device
-    keep: Callable[[UniversalNet, Result], None] = lambda _net, _result: None
+    keep: Callable[[Network, Result], None] = lambda _net, _result: None
 
 
 @dataclass(frozen=True)

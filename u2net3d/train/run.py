@@ -15,19 +15,21 @@ import torch
 from u2net3d import files, store
 from u2net3d.errors import UsageError
 from u2net3d.io.dataset import Dataset, Split, source_hashes, split
-from u2net3d.models.banks import BankShape
-from u2net3d.models.universal import UniversalNet
+from u2net3d.losses import BORDERED
+from u2net3d.models import network
+from u2net3d.models.network import BankShape, Network
 from u2net3d.patches.loader import DomainLoader
-from u2net3d.prep.cache import prepare_cases
-from u2net3d.prep.plan import domain_spec
+from u2net3d.prep.cache import PreparedCase, prepare_cases
 from u2net3d.spec import DomainSpec, ModelSpec, TrainSpec
 from u2net3d.train import checkpoint
 from u2net3d.train.cleanup import helpful_cleanup
 from u2net3d.train.estimate import patch_seconds, step_seconds, tiles_of
 from u2net3d.train.interrupt import held_back
+from u2net3d.train.levels import levels_of
 from u2net3d.train.loop import train
 from u2net3d.train.memory import expected_gib
 from u2net3d.train.pictures import draw_cases
+from u2net3d.train.planned import planned
 from u2net3d.train.roles import Learner, Listener, Result, Run
 from u2net3d.train.running import Mark, running
 
@@ -81,11 +83,12 @@ def _train_model(
 ) -> tuple[Result, store.Manifest]:
     splits = {dataset.domain: split(dataset, request.spec.fold) for dataset in datasets}
     specs = {
-        dataset.domain: domain_spec(
+        dataset.domain: planned(
             dataset,
             splits[dataset.domain].training,
-            model.stages,
-            progress=counted(dataset, prepared, "measured"),
+            model,
+            request.spec.cube,
+            counted(dataset, prepared, "measured"),
         )
         for dataset in datasets
     }
@@ -96,11 +99,11 @@ def _train_model(
         for dataset in datasets
     )
     data = {each.spec.name: data_sha256(each) for each in learners}
-    cleaned: dict[str, list[str]] = {}
+    decided: dict[str, dict[str, Any]] = {}  # what is decided at the end, for the cards
 
-    def keep(net: UniversalNet, result: Result) -> None:
+    def keep(net: Network, result: Result) -> None:
         cards = {
-            each.spec.name: card(each, result, request.spec, cleaned.get(each.spec.name, ()))
+            each.spec.name: card(each, result, request.spec) | decided.get(each.spec.name, {})
             for each in learners
         }
         store.save_model(request.model, net, model, specs, cards, data)
@@ -115,14 +118,14 @@ def _train_model(
     )
     begin(run, model, request, say, net, mark)
     result = train(net, run, listener, resume=request.resume)
-    cleaned |= {each.spec.name: helpful_cleanup(net, each, run.device) for each in learners}
+    decided |= {each.spec.name: of_the_end(net, each, run.device) for each in learners}
     with held_back():  # a model is several files
         keep(net, result)  # the card of the end: steps and seconds of the whole run
     draw_cases(net, run, result)
     return result, store.read_manifest(request.model)
 
 
-def fresh_net(model: ModelSpec, specs: dict[str, DomainSpec], seed: int) -> UniversalNet:
+def fresh_net(model: ModelSpec, specs: dict[str, DomainSpec], seed: int) -> Network:
     """A network with He-initialised trunk and banks; the same seed gives the same weights.
 
     Raises UsageError for a domain whose patches are never halved under a preset that begins there.
@@ -133,7 +136,7 @@ def fresh_net(model: ModelSpec, specs: dict[str, DomainSpec], seed: int) -> Univ
             raise UsageError("--preset", what, "train with --preset paper")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = UniversalNet.of(model)
+        net = network(model)
         for name, spec in specs.items():
             net.add_bank(name, BankShape.of(spec))
     return net
@@ -146,8 +149,20 @@ def learner(
     ready = prepare_cases(
         dataset, cases.training, spec.plan, request.cache, counted(dataset, prepared, "prepared")
     )
-    loader = DomainLoader(spec, ready, request.spec.seed, request.spec.foreground_share)
+    loader = loader_of(spec, ready, request.spec)
     return Learner(spec, dataset, loader, cases.validation)
+
+
+def loader_of(spec: DomainSpec, cases: Sequence[PreparedCase], training: TrainSpec) -> DomainLoader:
+    """The batches of a domain as this training wants them."""
+    return DomainLoader(
+        spec,
+        cases,
+        training.seed,
+        training.foreground_share,
+        border=training.loss in BORDERED,
+        elastic=training.elastic,
+    )
 
 
 def require_free(model: Path, folder: Path, request: Request, domains: Sequence[str]) -> None:
@@ -201,9 +216,7 @@ def _contents(learner: Learner) -> list[dict[str, str]]:
     ]
 
 
-def begin(
-    run: Run, model: ModelSpec, request: Request, say: Say, net: UniversalNet, mark: Mark
-) -> None:
+def begin(run: Run, model: ModelSpec, request: Request, say: Say, net: Network, mark: Mark) -> None:
     """Clears what an overwritten run left, writes run.json, and says how long it will take.
 
     A resumed run keeps its first run.json: one that is about to be refused must not rewrite it.
@@ -254,7 +267,7 @@ def description(run: Run, model: ModelSpec, request: Request) -> dict[str, Any]:
     }
 
 
-def expected_seconds(net: UniversalNet, run: Run) -> float:
+def expected_seconds(net: Network, run: Run) -> float:
     """Seconds of a run's steps and validations, from a trial step and patch of each domain."""
     net.to(run.device)
     steps = [step_seconds(net, each.spec, run.spec.loss, run.device) for each in run.learners]
@@ -264,20 +277,15 @@ def expected_seconds(net: UniversalNet, run: Run) -> float:
     return sum(steps) / len(steps) * run.spec.steps + validation * validations
 
 
-def _validation_seconds(net: UniversalNet, each: Learner, device: torch.device) -> float:
+def _validation_seconds(net: Network, each: Learner, device: torch.device) -> float:
     """Of one validation: its cases are taken to be as large as those to learn from."""
     sizes = [tiles_of(case.label.shape, each.spec) for case in each.loader.cases]
     tiles = float(np.median(sizes)) * len(each.validation)
     return patch_seconds(net, each.spec, device) * tiles if tiles else 0.0
 
 
-def card(
-    learner: Learner, result: Result, spec: TrainSpec, largest_component: Sequence[str]
-) -> dict[str, Any]:
-    """How a bank was trained and how well it did, as stored in its file.
-
-    largest_component: the labels of which `predict` keeps the largest component alone.
-    """
+def card(learner: Learner, result: Result, spec: TrainSpec) -> dict[str, Any]:
+    """How a bank was trained and how well it did, as stored in its file."""
     score = result.scores.get(learner.spec.name)
     return {
         "training_cases": len(learner.loader.cases),
@@ -288,8 +296,19 @@ def card(
         "best_step": result.step,
         "seconds": round(result.seconds),
         "validation_dice": score.per_label() if score else {},
-        "largest_component": list(largest_component),
+        "largest_component": [],
     }
+
+
+def of_the_end(net: Network, learner: Learner, device: torch.device) -> dict[str, Any]:
+    """What a card says besides when training is over, by the whole validation volumes.
+
+    largest_component: the labels of which `predict` keeps the largest component alone; levels: of a
+    network that answers at several depths.
+    """
+    said: dict[str, Any] = {"largest_component": helpful_cleanup(net, learner, device)}
+    levels = levels_of(net, learner, device)
+    return said if levels is None else said | {"levels": levels.model_dump(mode="json")}
 
 
 def counted(dataset: Dataset, prepared: Prepared, what: str) -> Counted:

@@ -34,10 +34,14 @@ def share_done(spec: TrainSpec, at: Progress) -> float:
 def learning_rate(spec: TrainSpec, step: int, share: float) -> float:
     """Linear warm-up over `warmup_steps`, times polynomial decay (1 - share) ** decay_power.
 
+    Without the decay where the schedule is "plateau", see `plateau.py`.
+
     step: over all domains, counted from 0; the decay is Chen et al.'s (DeepLab, arXiv 1606.00915,
     section 4.1).
     """
     warm = min((step + 1) / spec.warmup_steps, 1.0) if spec.warmup_steps else 1.0
+    if spec.schedule == "plateau":
+        return spec.learning_rate * warm
     left: float = (1 - min(share, 1.0)) ** spec.decay_power
     return spec.learning_rate * warm * left
 

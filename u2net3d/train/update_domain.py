@@ -9,9 +9,7 @@ from pathlib import Path
 from u2net3d import store
 from u2net3d.errors import TrainingError, UsageError
 from u2net3d.io.dataset import Dataset, Split
-from u2net3d.models.banks import Bank
-from u2net3d.models.universal import UniversalNet
-from u2net3d.prep.plan import domain_spec
+from u2net3d.models.network import Bank, Network
 from u2net3d.spec import DomainSpec, ModelSpec
 from u2net3d.train.add_domain import (
     file_hashes,
@@ -20,10 +18,10 @@ from u2net3d.train.add_domain import (
     sources_of,
     with_new_bank,
 )
-from u2net3d.train.cleanup import helpful_cleanup
 from u2net3d.train.interrupt import held_back
 from u2net3d.train.loop import train
 from u2net3d.train.pictures import draw_cases
+from u2net3d.train.planned import planned
 from u2net3d.train.roles import Learner, Listener, Result, Run
 from u2net3d.train.run import (
     Prepared,
@@ -35,6 +33,7 @@ from u2net3d.train.run import (
     data_sha256,
     identity,
     learner,
+    of_the_end,
     require_free,
 )
 from u2net3d.train.running import Mark, running
@@ -86,7 +85,7 @@ def update_domain(
 
 
 def _update(
-    net: UniversalNet,
+    net: Network,
     before: _Before,
     update: Update,
     request: Request,
@@ -102,7 +101,7 @@ def _update(
     cases, remark = kept_sides(dataset, request.spec.fold, request.model)
     if remark:
         say(f"{name}: {remark}")
-    spec = _spec(update, before, cases, prepared)
+    spec = _spec(update, before, cases, prepared, request.spec.cube)
     sources = [name]
     if update.init is not None:
         sources = sources_of(update.init, [other for other in before.specs if other != name])
@@ -120,7 +119,7 @@ def _update(
     begin(run, before.model, request, say, net, mark)
     result = train(net, run, listener, resume=request.resume)
     _compare(net, before, each, result, update.force, run, say)
-    made = card(each, result, request.spec, helpful_cleanup(net, each, run.device))
+    made = card(each, result, request.spec) | of_the_end(net, each, run.device)
     require_unchanged(others)
     with held_back():  # a file, and its entry in the manifest
         manifest = store.save_domain(request.model, net, spec, made, data_sha256(each))
@@ -130,16 +129,14 @@ def _update(
     return result, manifest
 
 
-def _spec(update: Update, before: _Before, cases: Split, prepared: Prepared) -> DomainSpec:
+def _spec(
+    update: Update, before: _Before, cases: Split, prepared: Prepared, cube: int | None
+) -> DomainSpec:
     """The domain's own specification where it is trained on, a new one where it begins anew."""
     dataset, old = update.dataset, before.specs[update.dataset.domain]
     if update.init is not None:
-        return domain_spec(
-            dataset,
-            cases.training,
-            before.model.stages,
-            progress=counted(dataset, prepared, "measured"),
-        )
+        measured = counted(dataset, prepared, "measured")
+        return planned(dataset, cases.training, before.model, cube, measured)
     for what, there, given in (
         ("labels", old.labels, dataset.labels),
         ("channels", old.channels, dataset.channels),
@@ -152,7 +149,7 @@ def _spec(update: Update, before: _Before, cases: Split, prepared: Prepared) -> 
 
 
 def _compare(
-    net: UniversalNet,
+    net: Network,
     before: _Before,
     each: Learner,
     result: Result,
@@ -176,7 +173,7 @@ def _compare(
     say(f"{name}: warning: the new bank is worse and was taken all the same")
 
 
-def _old_score(net: UniversalNet, before: _Before, each: Learner, run: Run) -> DomainScore | None:
+def _old_score(net: Network, before: _Before, each: Learner, run: Run) -> DomainScore | None:
     """How the bank in force does on the validation cases of the new one."""
     spec = before.specs[each.spec.name]
     if not each.validation or (spec.labels, spec.channels) != (

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from u2net3d.evaluate.metrics import dice
-from u2net3d.infer.predict import Options, segment
+from u2net3d.infer.predict import DEFAULT, Options, segment
 from u2net3d.io.dataset import Case, Dataset, read_case
-from u2net3d.models.universal import UniversalNet
+from u2net3d.models.network import Network
 from u2net3d.spec import DomainSpec
 from u2net3d.volume import Array
 
@@ -59,25 +59,31 @@ class DomainScore:
 
 
 def judge(
-    net: UniversalNet,
+    net: Network,
     spec: DomainSpec,
     dataset: Dataset,
     cases: tuple[Case, ...],
     device: torch.device,
+    options: Options = DEFAULT,
 ) -> DomainScore:
-    """Dice of `net` on whole validation cases, tiles overlapping by half, no averaging of views."""
+    """Dice of `net` on whole validation cases, by default as `predict` comes."""
     judged = []
     for case in cases:
-        prediction, reference = predicted(net, spec, dataset, case, device)[1:]
+        prediction, reference = predicted(net, spec, dataset, case, device, options)[1:]
         values = dice(prediction, reference, len(spec.labels), dataset.ignore_label)
         judged.append(Judged(case, tuple(float(value) for value in values)))
     return DomainScore(spec.labels[1:], tuple(judged))
 
 
 def predicted(
-    net: UniversalNet, spec: DomainSpec, dataset: Dataset, case: Case, device: torch.device
+    net: Network,
+    spec: DomainSpec,
+    dataset: Dataset,
+    case: Case,
+    device: torch.device,
+    options: Options = DEFAULT,
 ) -> tuple[Array, Array, Array]:
     """Image (C, D, H, W), predicted label and reference label (D, H, W) of a labelled case."""
     loaded = read_case(dataset, case)
-    label = segment(net, spec, loaded.image, device, Options())
+    label = segment(net, spec, loaded.image, device, options)
     return loaded.image.array, label, loaded.label.array[0]

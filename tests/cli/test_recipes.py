@@ -1,0 +1,65 @@
+"""Which recipe a command trains by: that of the preset, and for a bank that of its model's."""
+
+from __future__ import annotations
+
+import pytest
+
+from u2net3d import store
+from u2net3d.cli import training
+from u2net3d.models import network
+from u2net3d.spec import PRESETS, RECIPES, TrainSpec
+
+
+class Asked(Exception):
+    """What a verb was about to do."""
+
+
+@pytest.fixture
+def options(tmp_path, monkeypatch):
+    """The options of a verb without any; what it asks for is raised as `Asked`."""
+
+    def ask(*given):
+        (request,) = (each for each in given if isinstance(each, training.Request))
+        raise Asked(request.spec)
+
+    for verb in ("train_model", "add", "update_bank"):
+        monkeypatch.setattr(training, verb, ask)
+    return training.Options(tmp_path / "model", None, None, "0", "cpu", False, False, 7, None)
+
+
+@pytest.fixture
+def data(make_dataset, tmp_path):
+    return make_dataset(tmp_path / "data").parent
+
+
+def asked(verb, *given):
+    with pytest.raises(Asked) as caught:
+        verb(*given)
+    return caught.value.args[0]
+
+
+def model_of(preset, folder):
+    model = PRESETS[preset].model_copy(update={"base_channels": 2, "stages": 2})
+    store.save_model(folder, network(model), model, {}, {})
+
+
+def test_a_preset_with_a_recipe_is_trained_by_it(options, data):
+    spec = asked(training.train, ["liver"], data, "reference-series", options)
+    assert spec == RECIPES["reference-series"].model_copy(update={"seed": 7})
+
+
+def test_a_preset_without_one_is_trained_by_the_default(options, data):
+    spec = asked(training.train, ["liver"], data, "base", options)
+    assert spec == TrainSpec(seed=7)
+
+
+@pytest.mark.parametrize("preset", ["base", "reference-parallel"])
+def test_a_bank_is_trained_by_the_recipe_of_its_model(options, data, preset):
+    model_of(preset, options.model)
+    added = asked(training.add_domain, "liver", data, None, "fresh", options)
+    anew = asked(training.update_domain, "liver", data, "fresh", False, options)
+    further = asked(training.update_domain, "liver", data, None, False, options)
+    known = RECIPES.get(preset, TrainSpec(learning_rate=training.BANK_LEARNING_RATE))
+    assert added == anew == known.model_copy(update={"seed": 7})
+    own = RECIPES.get(preset, TrainSpec())
+    assert further == own.model_copy(update={"seed": 7, "balanced_share": 0.0})
