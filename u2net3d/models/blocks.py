@@ -201,7 +201,11 @@ class Convolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, D, H, W) -> (B, C', D, H, W), without padding smaller by kernel - 1."""
-        y = self.norm(F.conv3d(x, self.weight, self.bias, padding=self.padding))
+        y = F.conv3d(x, self.weight, self.bias, padding=self.padding)
+        if isinstance(self.norm, nn.InstanceNorm3d):  # torch's own gives up channels-last
+            norm = layers.Norm(self.norm.weight, self.norm.bias, self.slope)
+            return layers.summed([layers.normed(y, norm)], LINEAR).x
+        y = self.norm(y)
         return y if self.slope == LINEAR else F.leaky_relu(y, self.slope)
 
 

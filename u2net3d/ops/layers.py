@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from u2net3d.ops import compiled, computing
+from u2net3d.ops import compiled, computing, plain
 from u2net3d.ops.computing import Layout, tensors_of
 from u2net3d.ops.pending import Features, Pending, Triple
 
@@ -73,6 +73,12 @@ def head(source: Features, matrix: Tensor, bias: Tensor) -> Tensor:
     way = _way(_Head, compiled.head, computing.head_traced)
     result: Tensor = way(layout, matrix, bias, *tensors_of([source]))
     return result
+
+
+def normed(x: Tensor, norm: Norm) -> Features:
+    """x (B, C, D, H, W) of any operator of torch's, with an InstanceNorm left pending."""
+    mean, rstd = plain.statistics(x.detach())
+    return Features(x, Pending(mean, rstd, *norm))
 
 
 def summed(sources: Sequence[Features], slope: float) -> Features:
