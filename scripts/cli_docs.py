@@ -40,6 +40,7 @@ ABSENT = {
     "max_memory": "256 MB for sums",
     "preset": "every preset",
     "level": "the deepest",
+    "loss": "the preset's",
 }
 
 NOTES = {
@@ -57,9 +58,9 @@ of the best. `--fold 0-4` or `--fold 0,2` trains a whole model per fold, see
 [formats](formats.md#folds). An existing model is refused without `--resume` or `--overwrite`.
 `--resume` goes on from the last checkpoint and wants the same data, domains, seed, fold and budget.
 The whole folder of `--model` is described in [formats](formats.md#model-folder). Whole validation
-cases are
-segmented {TrainSpec().validations} times in a run. `--elastic` deforms every patch as published for
-U-Net, see [design](design.md#elastic-deformation).
+cases are segmented {TrainSpec().validations} times in a run. `--elastic` deforms every patch as
+published for U-Net, see [design](design.md#elastic-deformation). `--loss border_ce` weighs most what
+lies between objects that nearly touch, see [design](design.md#border-weights).
 """,
     "add-domain": """\
 `--cases` counts patients. `--init mean` starts from the mean of the model's banks, with fresh stem
