@@ -187,7 +187,7 @@ class Budget(Frozen):
 class ModelSpec(Frozen):
     """How wide, how deep, and how a network is put together, and what its plans may spend.
 
-    design: of the family `universal`; options: of the other families, each knows its own.
+    design: of the family `universal`; options: each family knows its own.
     """
 
     preset: str = "paper"

@@ -35,7 +35,7 @@ def _step_bytes(spec: DomainSpec, model: ModelSpec) -> int:
     three copies (guard and best state).
     """
     channels, classes = len(spec.channels), len(spec.labels)
-    if model.family == "universal":
+    if model.family == "universal" and not model.options:
         return expected_memory_bytes(spec.plan, model, channels=channels, classes=classes)
     with torch.device("meta"):
         net = network(model)
