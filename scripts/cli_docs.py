@@ -40,6 +40,7 @@ ABSENT = {
     "max_memory": "256 MB for sums",
     "preset": "every preset",
     "level": "the deepest",
+    "loss": "the preset's",
 }
 
 NOTES = {
@@ -57,9 +58,9 @@ of the best. `--fold 0-4` or `--fold 0,2` trains a whole model per fold, see
 [formats](formats.md#folds). An existing model is refused without `--resume` or `--overwrite`.
 `--resume` goes on from the last checkpoint and wants the same data, domains, seed, fold and budget.
 The whole folder of `--model` is described in [formats](formats.md#model-folder). Whole validation
-cases are
-segmented {TrainSpec().validations} times in a run. `--elastic` deforms every patch as published for
-U-Net, see [design](design.md#elastic-deformation).
+cases are segmented {TrainSpec().validations} times in a run. `--elastic` deforms every patch as
+published for U-Net, see [design](design.md#elastic-deformation). `--loss border_ce` weighs most
+what lies between objects that nearly touch, see [design](design.md#border-weights).
 """,
     "add-domain": """\
 `--cases` counts patients. `--init mean` starts from the mean of the model's banks, with fresh stem
@@ -140,8 +141,8 @@ shape or affine, wrong numbers of channels, values that `dataset.json` does not 
 without foreground, the same voxels under two names, `numTraining`, and in `splits_final.json`
 unknown cases and patients on both sides. Each finding is a line on stdout,
 `fault: <file>: <what> — <mend>` or `warning: ...`; warnings alone leave the exit code 0. A summary
-follows with memory, disk and time for training and prediction, from one trial step on this
-machine. Nothing is written. `--json` prints the same as
+follows with memory, disk and time for training and prediction with the preset `base`, from one
+trial step on this machine. Nothing is written. `--json` prints the same as
 `{"faults": N, "warnings": N, "domains": {name: {"cases", "without_label", "faults": [{"where",
 "what", "mend"}], "warnings", "facts", "expected"}}}`.
 """,

@@ -163,8 +163,6 @@ def contestant(text: str) -> ModelSpec:
             said[field] = plain(value)
         elif said["family"] == "universal" and field in Design.model_fields:
             said["design"] = {**said["design"], field: plain(value)}
-        elif said["family"] == "universal":
-            raise UsageError("--presets", f"'{field}' in {text}", f"{name} has no such field")
         else:
             said["options"] = {**said["options"], field: plain(value)}
     return buildable(text, said)

@@ -32,7 +32,7 @@ def test_whole_data_sets_pass_with_what_they_will_need(data, tmp_path, u2net3d):
         (training,) = (line for line in lines if line.startswith(f"{name}: training takes about"))
         assert "of memory, up to" in training
         assert "of disk and" in training
-        assert f"for {STEPS_PER_DOMAIN} steps on" in training
+        assert f"for {STEPS_PER_DOMAIN} steps of preset base on" in training
         assert any(line.startswith(f"{name}: prediction takes up to") for line in lines)
     assert not (tmp_path / "cache").exists()  # nothing is written
 

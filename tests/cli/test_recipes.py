@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from u2net3d import store
 from u2net3d.cli import training
+from u2net3d.errors import UsageError
+from u2net3d.losses import LOSSES
 from u2net3d.models import network
 from u2net3d.spec import PRESETS, RECIPES, TrainSpec
 
@@ -63,3 +67,25 @@ def test_a_bank_is_trained_by_the_recipe_of_its_model(options, data, preset):
     assert added == anew == known.model_copy(update={"seed": 7})
     own = RECIPES.get(preset, TrainSpec())
     assert further == own.model_copy(update={"seed": 7, "balanced_share": 0.0})
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_can_be_asked_for(options, data, loss):
+    model_of("base", options.model)
+    wanted = replace(options, loss=loss)
+    for verb, *given in (
+        (training.train, ["liver"], data, "unet-paper"),
+        (training.add_domain, "liver", data, None, "fresh"),
+        (training.update_domain, "liver", data, None, False),
+    ):
+        assert asked(verb, *given, wanted).loss == loss
+
+
+def test_a_loss_that_there_is_not_is_refused_with_those_there_are(options, data):
+    with pytest.raises(UsageError, match="'hinge' — use dice_ce or border_ce"):
+        training.train(["liver"], data, "base", replace(options, loss="hinge"))
+
+
+def test_the_help_names_every_loss(u2net3d):
+    said = u2net3d("train", "--help").out
+    assert all(name in said for name in LOSSES)

@@ -12,7 +12,7 @@ from u2net3d.models import FAMILIES, network
 from u2net3d.models.blocks import BLOCKS
 from u2net3d.models.network import BankShape, changing
 from u2net3d.models.reference_units import UNITS
-from u2net3d.spec import DomainSpec, ModelSpec, Plan, ZScoreNormalisation
+from u2net3d.spec import Design, DomainSpec, ModelSpec, Plan, ZScoreNormalisation
 
 FULL, HALF, FLAT = (1, 1, 1), (2, 2, 2), (1, 2, 2)
 CUBE, SLICE = (3, 3, 3), (1, 3, 3)
@@ -20,7 +20,6 @@ SMALL = {"base_channels": 4, "stages": 4}
 
 # Every family with every type of block; a new family is in here without a line of its own.
 MODELS = {
-    "universal": ModelSpec(**SMALL),
     **{
         f"reference, {adapter}": ModelSpec(
             family="reference", options={"adapter": adapter}, **SMALL
@@ -30,7 +29,7 @@ MODELS = {
     **{
         f"{family}, {block}": ModelSpec(family=family, options={"block": block}, **SMALL)
         for family in FAMILIES
-        if family not in ("universal", "reference")
+        if family != "reference"  # which is as published; there the adapter says what a unit is
         for block in BLOCKS
     },
     "unetpp, batch norm": ModelSpec(family="unetpp", options={"norm": "batch"}, **SMALL),
@@ -132,7 +131,7 @@ def test_gradients_reach_what_should_learn_and_nothing_else(case):
 
 
 def test_what_learns_in_a_trunk_are_the_stages_of_the_domain():
-    net = made(MODELS["universal"], DOMAINS["shallow"][0])
+    net = made(MODELS["universal, separable"], DOMAINS["shallow"][0])
     stages = ("encoder.0.0", "encoder.0.1", "encoder.1.0", "encoder.1.1", "down.0", "up.0")
     parts = {f"trunk.{part}.weight" for part in (*stages, "decoder.0.0", "decoder.0.1")}
     bank = {name for name, _ in net.named_parameters() if name.startswith("banks.new.")}
@@ -217,6 +216,15 @@ def test_the_deepest_level_is_the_answer_itself_and_others_there_are_not(case):
             net.answer(x, "new", count + 1)
         with pytest.raises(ValueError, match="level"):
             net.answer(x, "new", 0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_choice_that_a_family_does_not_know_is_refused(family):
+    with pytest.raises(ValueError, match="nonsense"):
+        network(ModelSpec(family=family, options={"nonsense": 1}))
+    if family != "universal":
+        with pytest.raises(ValueError, match="design"):
+            network(ModelSpec(family=family, design=Design(residual=False)))
 
 
 @pytest.mark.skipif(

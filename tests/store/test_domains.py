@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from u2net3d import files, store
+from u2net3d.models import network
 from u2net3d.models.banks import UniversalBank
 from u2net3d.models.network import BankShape
-from u2net3d.spec import DomainSpec, Plan, ZScoreNormalisation
+from u2net3d.spec import DomainSpec, ModelSpec, Plan, ZScoreNormalisation
 from u2net3d.store import domains
 from u2net3d.store.weights import DomainFile, read_domain, state
 
@@ -238,6 +239,21 @@ def test_a_bank_of_another_trunk_is_not_imported(folder, tmp_path, save_model, c
         assert store.read_manifest(model).trunk_id[:12] in line
     assert "spleen" in line
     assert contents(folder) == before
+
+
+def test_a_bank_of_another_network_that_shares_nothing_is_sent_where_it_belongs(
+    folder, tmp_path, refusal
+):
+    spec = store.read_specs(folder)["liver"]
+    for family in ("unet", "fcn"):
+        model = ModelSpec(family=family, base_channels=2, stages=2)
+        net = network(model)
+        net.add_bank("liver", BankShape.of(spec))
+        store.save_model(tmp_path / family, net, model, {"liver": spec}, {})
+    domains.export(tmp_path / "unet", "liver", tmp_path / "liver.safetensors")
+    line = refusal(domains.import_file, tmp_path / "fcn", tmp_path / "liver.safetensors", "other")
+    assert "not those of its plan in a network of fcn" in line
+    assert "put it into a model with the network that it was trained with" in line
 
 
 def test_a_domain_put_in_by_hand_can_be_sent_renamed_and_rolled_back(folder, colleague, tmp_path):

@@ -35,6 +35,10 @@ Cache = Annotated[
     Path | None, typer.Option("--cache", help="Prepared cases; the user's cache by default.")
 ]
 Elastic = Annotated[bool, typer.Option("--elastic", help="Deform every patch, as for U-Net.")]
+Loss = Annotated[
+    str | None,
+    typer.Option("--loss", help="dice_ce, border_ce, lovasz, focal or lovasz_focal."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -73,16 +77,15 @@ def train(
     seed: Seed = 0,
     cache: Cache = None,
     elastic: Elastic = False,
+    loss: Loss = None,
 ) -> None:
     """Train a new model on one or more domains."""
     from u2net3d.cli import training
 
-    training.train(
-        domains.split(","),
-        data,
-        preset,
-        training.Options(model, steps, time, fold, device, resume, overwrite, seed, cache, elastic),
+    options = training.Options(
+        model, steps, time, fold, device, resume, overwrite, seed, cache, elastic, loss
     )
+    training.train(domains.split(","), data, preset, options)
 
 
 @app.command("add-domain")
@@ -105,12 +108,13 @@ def add_domain(
     seed: Seed = 0,
     cache: Cache = None,
     elastic: Elastic = False,
+    loss: Loss = None,
 ) -> None:
     """Teach a model one more domain; its trunk stays frozen."""
     from u2net3d.cli import training
 
     options = training.Options(
-        model, steps, time, fold, device, resume, overwrite, seed, cache, elastic
+        model, steps, time, fold, device, resume, overwrite, seed, cache, elastic, loss
     )
     training.add_domain(name, data, cases, init, options)
 
@@ -133,12 +137,13 @@ def update_domain(
     seed: Seed = 0,
     cache: Cache = None,
     elastic: Elastic = False,
+    loss: Loss = None,
 ) -> None:
     """Train a domain further when cases arrive; the old bank is kept."""
     from u2net3d.cli import training
 
     options = training.Options(
-        model, steps, time, fold, device, resume, overwrite, seed, cache, elastic
+        model, steps, time, fold, device, resume, overwrite, seed, cache, elastic, loss
     )
     training.update_domain(name, data, init, force, options)
 

@@ -127,8 +127,8 @@ def _summary(name: str, checked: Checked, expected: Estimate | None) -> list[str
         lines += [
             f"{name}: training takes about {size(expected.training_memory_bytes)} of memory, up to "
             f"{size(expected.cache_bytes)} of disk and {clock(expected.training_seconds)} for "
-            f"{expected.steps} steps on {expected.device}, {clock(expected.validation_seconds)} "
-            f"for each of {expected.validations} validations",
+            f"{expected.steps} steps of preset {expected.preset} on {expected.device}, "
+            f"{clock(expected.validation_seconds)} for each of {expected.validations} validations",
             f"{name}: prediction takes up to {size(expected.prediction_memory_bytes)} of memory "
             f"and about {expected.prediction_seconds:.1f} s a volume, resampling not counted",
         ]

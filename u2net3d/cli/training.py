@@ -16,6 +16,7 @@ from u2net3d.cli.typed import without_paths
 from u2net3d.errors import UsageError
 from u2net3d.infer.predict import choose_device
 from u2net3d.io.dataset import Dataset, find_dataset, find_datasets, split
+from u2net3d.losses import LOSSES
 from u2net3d.prep.cache import default_cache
 from u2net3d.spec import BANK_LEARNING_RATE, PRESETS, RECIPES, STEPS_PER_DOMAIN, TrainSpec
 from u2net3d.train.add_domain import add_domain as add
@@ -43,6 +44,7 @@ class Options:
     seed: int
     cache: Path | None
     elastic: bool = False
+    loss: str | None = None
 
 
 def train(names: list[str], data: Path, preset: str, options: Options) -> None:
@@ -157,6 +159,9 @@ def _request(options: Options, preset: TrainSpec) -> Request:
         raise UsageError("--model", f"{options.model} is a file, not a folder", "name a folder")
     if options.steps and options.time:
         raise UsageError("--time", "--steps is given as well", "give one of the two")
+    if options.loss is not None and options.loss not in LOSSES:
+        what = f"there is no loss '{options.loss}'"
+        raise UsageError("--loss", what, f"use {' or '.join(LOSSES)}")
     spec = preset.model_copy(
         update={
             "steps": options.steps or preset.steps,
@@ -164,6 +169,7 @@ def _request(options: Options, preset: TrainSpec) -> Request:
             "seed": options.seed,
             "fold": _fold(options.fold),
             "elastic": options.elastic or preset.elastic,
+            "loss": options.loss or preset.loss,
         }
     )
     return Request(

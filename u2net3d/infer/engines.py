@@ -150,10 +150,10 @@ class Engines:
 
 
 def _graph(net: Network, spec: DomainSpec, level: Level | None) -> Any:
-    """An `openvino.Model`: of our own network built, of other families traced by OpenVINO."""
+    """An `openvino.Model`: of our own network built, of other families and units traced."""
     from u2net3d.models import UniversalNet
 
-    if not isinstance(net, UniversalNet):
+    if not isinstance(net, UniversalNet) or net.dense:
         return traced(net, spec.name, drawn_patch(spec), level)
     trunk, bank = (
         {name: weight.detach().cpu().numpy() for name, weight in part.state_dict().items()}

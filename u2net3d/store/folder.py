@@ -160,7 +160,9 @@ def add_bank(
     with torch.device("meta"):  # no memory: a file may ask for any size
         expected = net.make_bank(shape).state_dict()
     if {n: t.shape for n, t in expected.items()} != {n: t.shape for n, t in tensors.items()}:
-        raise ModelError(path, "its tensors are not those of its plan", "get the file again")
+        what = f"its tensors are not those of its plan in a network of {net.model.family}"
+        mend = "put it into a model with the network that it was trained with, or get it again"
+        raise ModelError(path, what, mend)
     _fill(net.add_bank(said.domain.name, shape), tensors, path)
     return said.domain
 

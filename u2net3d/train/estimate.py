@@ -31,7 +31,7 @@ from u2net3d.volume import Triple
 
 
 class Estimate(Frozen):
-    """What to expect of a domain alone, with the preset's budget.
+    """What to expect of a domain alone, with the budget of the preset named.
 
     Memory in bytes: of a training step (without the prepared cases, which lie on the disk), and of
     predicting the largest case. cache_bytes: the most that its prepared training cases take there.
@@ -39,6 +39,7 @@ class Estimate(Frozen):
     on a case of median size (resampling comes on top).
     """
 
+    preset: str
     device: str
     training_memory_bytes: int
     prediction_memory_bytes: int
@@ -59,7 +60,10 @@ def estimate(
     validation_cases: int,
     device: torch.device,
 ) -> Estimate:
-    """Measures one step and one patch of an untrained network; `every` holds all cases' facts."""
+    """Of the default preset, alone planned for here: measures one step and one patch untrained.
+
+    `every` holds all cases' facts.
+    """
     keep_freed_memory()
     model, recipe = PRESETS[DEFAULT_PRESET], TrainSpec()
     net = network(model.model_copy(update={"stages": spec.plan.stages}))
@@ -69,6 +73,7 @@ def estimate(
     patch_s = patch_seconds(net, spec, device)
     tiles = float(np.median([tiles_of(shape, spec) for shape in prepared_shapes(every, spec)]))
     return Estimate(
+        preset=model.preset,
         device=str(device),
         training_memory_bytes=expected_memory_bytes(
             spec.plan,
