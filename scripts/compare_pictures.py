@@ -64,13 +64,8 @@ def dice_by_domain(groups: Sequence[Group]) -> bytes:
 
 
 def cost(groups: Sequence[Group]) -> bytes:
-    """Mean Dice over the domains that all have, by weights, multiply-adds and seconds a volume."""
-    names = names_of(groups)
-    domains = [
-        domain
-        for domain in domains_of(groups)
-        if {group.name for group in groups if group.domain == domain} >= {*names}
-    ] or domains_of(groups)
+    """Mean Dice over domains, by weights, multiply-adds and seconds a volume."""
+    names, domains = names_of(groups), shared_domains(groups)
     axes: dict[str, Callable[[Group], float]] = {
         "weights of a domain": lambda group: group.weights,
         "10⁹ multiply-adds a patch": lambda g: g.outcome.macs.total / 1e9 if g.outcome.macs else 0,
@@ -87,9 +82,22 @@ def cost(groups: Sequence[Group]) -> bytes:
                 panel.plot(at, dice, linestyle="", markersize=7, label=_literal(name), **style)
         _logarithmic(panel, [value for value in map(of, groups) if value > 0])
         panel.set_xlabel(title)
-    panels[0].set_ylabel(f"mean Dice of {len(domains)} domain{'s' if len(domains) > 1 else ''}")
+    panels[0].set_ylabel(f"{'mean ' if len(domains) > 1 else ''}Dice, {', '.join(domains)}")
     _legend(figure, panels[0])
     return _png(figure)
+
+
+def shared_domains(groups: Sequence[Group]) -> list[str]:
+    """The domains that every network learnt; where there is none, the one that most did.
+
+    A mean over other domains than a neighbour's says nothing.
+    """
+    learnt = {
+        domain: {group.name for group in groups if group.domain == domain}
+        for domain in domains_of(groups)
+    }
+    most = max(learnt, key=lambda domain: len(learnt[domain]))
+    return [domain for domain, names in learnt.items() if names >= {*names_of(groups)}] or [most]
 
 
 def dice_by_size(groups: Sequence[Group]) -> bytes:

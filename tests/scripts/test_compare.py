@@ -426,6 +426,20 @@ def test_the_report_is_of_the_rows_alone_and_all_its_pictures_are_there(tmp_path
     assert (place.read_text(), {n: (place.parent / n).read_bytes() for n in shown}) == (text, first)
 
 
+def test_cost_is_drawn_beside_dice_on_domains_that_all_networks_learnt():
+    from compare_groups import groups_of
+    from compare_pictures import shared_domains
+
+    rows = [row("base", "liver"), row("base", "heart"), row("unet", "liver", family="unet")]
+    assert shared_domains(groups_of(rows)) == ["liver"]
+    assert shared_domains(groups_of([*rows, row("unet", "heart", family="unet")])) == [
+        "liver",
+        "heart",
+    ]
+    fcn, unetpp = (row(name, "lung", family=name) for name in ("fcn", "unetpp"))
+    assert shared_domains(groups_of([rows[0], fcn, unetpp])) == ["lung"]
+
+
 def test_a_report_of_no_rows_says_so(tmp_path):
     import compare_families
 
