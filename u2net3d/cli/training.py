@@ -17,7 +17,14 @@ from u2net3d.errors import UsageError
 from u2net3d.infer.predict import choose_device
 from u2net3d.io.dataset import Dataset, find_dataset, find_datasets, split
 from u2net3d.prep.cache import default_cache
-from u2net3d.spec import BANK_LEARNING_RATE, PRESETS, RECIPES, STEPS_PER_DOMAIN, TrainSpec
+from u2net3d.spec import (
+    BANK_LEARNING_RATE,
+    PRESET_STEPS,
+    PRESETS,
+    RECIPES,
+    STEPS_PER_DOMAIN,
+    TrainSpec,
+)
 from u2net3d.train.add_domain import add_domain as add
 from u2net3d.train.folds import each_fold, require_folds
 from u2net3d.train.roles import Result
@@ -54,9 +61,7 @@ def train(names: list[str], data: Path, preset: str, options: Options) -> None:
             "--preset", f"there is no preset '{preset}'", f"use {' or '.join(PRESETS)}"
         )
     folds = folds_of(options.fold)
-    recipe = RECIPES.get(preset, TrainSpec())
-    steps = {"steps": STEPS_PER_DOMAIN * len(names)}
-    request = _request(options, recipe.model_copy(update=steps))
+    request = _request(options, _recipe(preset, TrainSpec(), len(names)))
     datasets = find_datasets(data, names)
 
     def one(request: Request) -> None:
@@ -108,7 +113,7 @@ def update_domain(name: str, data: Path, init: str | None, force: bool, options:
     _require_one_fold(options)
     recipe = _recipe_of_bank(options.model)
     if init is None:
-        further = RECIPES.get(_preset_of(options.model), TrainSpec())
+        further = _recipe(_preset_of(options.model), TrainSpec())
         # it has left the background long ago
         recipe = further.model_copy(update={"balanced_share": 0.0})
     request = _request(options, recipe)
@@ -122,7 +127,13 @@ def update_domain(name: str, data: Path, init: str | None, force: bool, options:
 
 def _recipe_of_bank(model: Path) -> TrainSpec:
     """How a new bank is trained: as the model's preset says, else by the default, faster."""
-    return RECIPES.get(_preset_of(model), TrainSpec(learning_rate=BANK_LEARNING_RATE))
+    return _recipe(_preset_of(model), TrainSpec(learning_rate=BANK_LEARNING_RATE))
+
+
+def _recipe(preset: str, default: TrainSpec, domains: int = 1) -> TrainSpec:
+    """How a preset is trained where its source says so, else `default`; its steps for `domains`."""
+    steps = PRESET_STEPS.get(preset, STEPS_PER_DOMAIN) * domains
+    return RECIPES.get(preset, default).model_copy(update={"steps": steps})
 
 
 def _preset_of(model: Path) -> str:
