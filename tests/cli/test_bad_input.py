@@ -205,7 +205,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
     def work(*_args, **_kwargs):
         raise AssertionError("the work was begun")
 
-    for name in ("cli.predicting.load", "train.run.domain_spec", "evaluate.report.scores"):
+    for name in ("cli.predicting.load", "train.run.planned", "evaluate.report.scores"):
         monkeypatch.setattr(f"u2net3d.{name}", work)
     image, label = trained.case(LIVER, "liver_000")
     file = tmp_path / "file"
