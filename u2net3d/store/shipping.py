@@ -43,7 +43,8 @@ def require_own(folder: Path) -> None:
 def copy_shipped(source: Path, folder: Path) -> None:
     """Makes `folder`, where nothing lies yet, a copy of the model that ships, whole or not at all.
 
-    Cards and licence notices go with the weights. Raises DiskError where there is no room.
+    Cards and licence notices go with the weights. Raises DiskError where there is no room,
+    UsageError where something lies there after all.
     """
     files.require_writable(folder.parent, "--model")
     begun = files.temporary_beside(folder)
@@ -51,6 +52,10 @@ def copy_shipped(source: Path, folder: Path) -> None:
         for path in sorted(source.rglob("*")):
             if path.is_file():
                 files.write_bytes(begun / path.relative_to(source), path.read_bytes())
-        begun.rename(folder)
+        try:
+            begun.rename(folder)
+        except OSError as error:
+            mend = "look at what lies there, and run the command again"
+            raise UsageError("--model", f"{folder} was made meanwhile", mend) from error
     finally:
         shutil.rmtree(begun, ignore_errors=True)
