@@ -187,7 +187,8 @@ def ours(
 
 def _other_presets() -> list[Contender]:
     ours_alone = [name for name, model in PRESETS.items() if model.family == "universal"]
-    others = [name for name in ours_alone if name != DEFAULT_PRESET]
+    usual = PRESETS[DEFAULT_PRESET].design
+    others = [name for name in ours_alone if PRESETS[name].design != usual]
     return [ours(f"ours, preset {name}", preset=name) for name in others]
 
 

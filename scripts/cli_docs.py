@@ -11,7 +11,7 @@ from typer.main import get_command
 from u2net3d import errors, files
 from u2net3d.cli.app import app
 from u2net3d.infer.predict import Options
-from u2net3d.spec import STEPS_PER_DOMAIN, TrainSpec
+from u2net3d.spec import PRESET_STEPS, STEPS_PER_DOMAIN, TrainSpec
 
 PLACE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
 
@@ -24,11 +24,16 @@ Results go to stdout; progress and errors go to stderr. An error is one line,
 `error: <where>: <what> — <mend>`. `--debug` (or `U2NET3D_DEBUG=1`) shows its traceback.
 `u2net3d VERB --help` prints the options of a verb, `u2net3d --version` the version.
 `python -m u2net3d` is the same program.
+
+Where no `--model` is named and there is no folder `model` here, `predict`, `evaluate`, `domains`,
+`card`, `models` and `verify` read the model that ships with the package, if one does, and say so on
+stderr in one line. A folder `model` that exists always wins.
 """
 
 # What an option without a value stands for, where the command line cannot say it itself.
 ABSENT = {
-    "steps": f"{STEPS_PER_DOMAIN} for each domain",
+    "steps": f"{STEPS_PER_DOMAIN} for each domain, "
+    + ", ".join(f"of `{preset}` {steps}" for preset, steps in PRESET_STEPS.items()),
     "time": "steps count",
     "cache": "the user's cache folder",
     "cases": "all of them",
@@ -41,6 +46,8 @@ ABSENT = {
     "preset": "every preset",
     "level": "the deepest",
     "loss": "the preset's",
+    "model": "`model`, else what ships",
+    "output": "stdout",
 }
 
 NOTES = {
@@ -51,11 +58,13 @@ the way training runs it and in float64 by torch alone, and compares outputs and
 prints `{"wrong": N, "items": [{"name", "status", "said"}]}`.
 """,
     "train": f"""\
-`--steps` or `--time`, not both: a bare number is minutes, `90s`, `30m` and `1.5h` say their unit.
-Without `--time` the expected duration is printed first. `--fold` chooses the validation cases (see
-[formats](formats.md#splits)); with `--fold all` there are none, and the last step is kept instead
-of the best. `--fold 0-4` or `--fold 0,2` trains a whole model per fold, see
-[formats](formats.md#folds). An existing model is refused without `--resume` or `--overwrite`.
+`--preset tiny` takes minutes on a laptop, `base` is the usual one, `large` is for a GPU and a day
+(see [design](design.md#presets)); others are networks of papers. `--steps` or `--time`, not both: a
+bare number is minutes, `90s`, `30m` and `1.5h` say their unit. Without `--time` the expected
+duration is printed first. `--fold` chooses the validation cases (see [formats](formats.md#splits));
+with `--fold all` there are none, and the last step is kept instead of the best. `--fold 0-4` or
+`--fold 0,2` trains a whole model per fold, see [formats](formats.md#folds). An existing model is
+refused without `--resume` or `--overwrite`.
 `--resume` goes on from the last checkpoint and wants the same data, domains, seed, fold and budget.
 The whole folder of `--model` is described in [formats](formats.md#model-folder). Whole validation
 cases are segmented {TrainSpec().validations} times in a run. `--elastic` deforms every patch as
@@ -63,10 +72,11 @@ published for U-Net, see [design](design.md#elastic-deformation). `--loss border
 what lies between objects that nearly touch, see [design](design.md#border-weights).
 """,
     "add-domain": """\
-`--cases` counts patients. `--init mean` starts from the mean of the model's banks, with fresh stem
-and heads; a domain's name from that one, with its stem where the channels are the same and its
-heads of labels of the same name. To a folder of folds the domain is added fold by fold. See
-[add a domain](add-a-domain.md).
+Where neither `--model` is given nor `./model` is there, `./model` begins as a copy of the model
+that ships with the package, if one does; stderr says so. `--cases` counts patients. `--init mean`
+starts from the mean of the model's banks, with fresh stem and heads; a domain's name from that one,
+with its stem where the channels are the same and its heads of labels of the same name. To a folder
+of folds the domain is added fold by fold. See [add a domain](add-a-domain.md).
 """,
     "update-domain": """\
 Without `--init` the bank goes on from its own weights with its own plan; with it, it begins anew.
@@ -153,6 +163,12 @@ download that broke off is taken up by the same command. It needs free room for 
 content; a data set that is there already is never touched. `--mirror https://host/folder` asks that
 folder for `TaskNN_Name.tar` instead of the publisher; several are asked in turn. Prints the new
 folder.
+""",
+    "card": """\
+Without `-o` the Markdown of one domain, or of the model, goes to stdout. With it the folder gets
+`<domain>.md`, `.json` and `.png` (Dice of every validation case, label by label) of one domain or
+of all, and `model-card.md` and `.json` of the model. What the model does not know, such as a
+licence that `dataset.json` did not state, is said to be unknown. See [formats](formats.md#cards).
 """,
     "domains": """\
 `weights` are those of the whole bank, `adapters` those without stem and heads.

@@ -57,6 +57,18 @@ def test_a_preset_without_one_is_trained_by_the_default(options, data):
     assert spec == TrainSpec(seed=7)
 
 
+@pytest.mark.parametrize(("preset", "steps"), [("base", 1500), ("tiny", 400), ("large", 25_000)])
+def test_the_steps_of_a_preset_are_counted_per_domain(options, data, make_dataset, preset, steps):
+    make_dataset(data, "Task07_Pancreas")
+    two = asked(training.train, ["liver", "pancreas"], data, preset, options)
+    assert two == TrainSpec(seed=7, steps=2 * steps)
+    model_of(preset, options.model)
+    added = asked(training.add_domain, "liver", data, None, "fresh", options)
+    assert (added.steps, added.learning_rate) == (steps, training.BANK_LEARNING_RATE)
+    further = asked(training.update_domain, "liver", data, None, False, options)
+    assert (further.steps, further.learning_rate) == (steps, TrainSpec().learning_rate)
+
+
 @pytest.mark.parametrize("preset", ["base", "reference-parallel"])
 def test_a_bank_is_trained_by_the_recipe_of_its_model(options, data, preset):
     model_of(preset, options.model)

@@ -12,7 +12,7 @@ from u2net3d.models import FAMILIES, network
 from u2net3d.models.blocks import BLOCKS
 from u2net3d.models.network import BankShape, changing
 from u2net3d.models.reference_units import UNITS
-from u2net3d.spec import Design, DomainSpec, ModelSpec, Plan, ZScoreNormalisation
+from u2net3d.spec import PRESETS, Design, DomainSpec, ModelSpec, Plan, ZScoreNormalisation
 
 FULL, HALF, FLAT = (1, 1, 1), (2, 2, 2), (1, 2, 2)
 CUBE, SLICE = (3, 3, 3), (1, 3, 3)
@@ -20,6 +20,10 @@ SMALL = {"base_channels": 4, "stages": 4}
 
 # Every family with every type of block; a new family is in here without a line of its own.
 MODELS = {
+    **{
+        f"preset {name}": PRESETS[name].model_copy(update={"stages": 4})
+        for name in ("tiny", "base", "large")
+    },
     **{
         f"reference, {adapter}": ModelSpec(
             family="reference", options={"adapter": adapter}, **SMALL
@@ -157,7 +161,8 @@ def test_an_answer_is_a_list_full_resolution_first(case):
     order = [sizes.index(tuple(output.shape[2:])) for output in outputs]
     assert order == sorted(order)
     if net.model.family == "universal":
-        assert [tuple(output.shape[2:]) for output in outputs] == sizes[1:-1]
+        below = sizes[2 + net.model.design.first_stage : -1]
+        assert [tuple(output.shape[2:]) for output in outputs] == [sizes[0], *below]
 
 
 def test_the_same_image_twice_gives_the_same_bits(case):

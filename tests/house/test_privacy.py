@@ -64,6 +64,7 @@ def lived(tmp_path_factory, make_dataset) -> Lived:
         "check": ("check", "--data", data, "--cache", root / "cache"),
         "domains": ("domains", *model, "--json"),
         "verify": ("verify", *model),
+        "card": ("card", *model, "-o", out / "cards"),
     }
     with pytest.MonkeyPatch.context() as patch:
         _forbid_the_network(patch)
@@ -139,6 +140,7 @@ def test_every_verb_works_without_a_network(lived):
         "check": 1,
         "domains": 0,
         "verify": 0,
+        "card": 0,
     }
 
 
@@ -167,6 +169,12 @@ def test_what_is_shared_of_a_model_names_no_case(lived):
     assert {"manifest.json", "trunk.safetensors", "domains/liver.safetensors"} <= names
     assert found(CASE, *files) == []
     assert not [path for path in files if CASE in path.name]
+
+
+def test_cards_name_no_case(lived):
+    cards = [*(lived.outputs / "cards").iterdir()]
+    assert len(cards) == 2 * 3 + 2
+    assert found(CASE, *cards) == []
 
 
 def test_the_cache_names_no_case(lived):

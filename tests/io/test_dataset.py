@@ -80,6 +80,35 @@ def test_an_msd_folder_is_read_as_it_is(make_dataset, tmp_path):
     assert loaded.source.stored_shape == (24, 20, 16)
 
 
+@pytest.mark.parametrize(
+    ("said", "facts"),
+    [
+        ({}, {"name": "Liver"}),
+        (
+            {
+                "licence": "CC0-1.0",
+                "reference": "A et al.,\n 2020 ",
+                "release": 1.0,
+                "description": "x",
+            },
+            {
+                "name": "Liver",
+                "licence": "CC0-1.0",
+                "reference": "A et al., 2020",
+                "release": "1.0",
+            },
+        ),
+        ({"license": "MIT", "licence": ""}, {"name": "Liver", "licence": "MIT"}),
+        ({"name": " ", "release": True, "licence": ["MIT"], "reference": {"a": 1}}, {}),
+        ({"reference": "a" * 1000}, {"name": "Liver", "reference": "a" * 300}),
+    ],
+)
+def test_facts_are_those_that_dataset_json_states_in_words(said, facts, make_dataset, tmp_path):
+    path = make_dataset(tmp_path) / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | said))
+    assert find_dataset(tmp_path, "liver").facts == facts
+
+
 def test_the_channels_of_a_4d_msd_file_come_in_order(make_dataset, tmp_path):
     make_dataset(tmp_path, "Task05_Prostate", cases=1, channels=("T2", "ADC"))
     dataset = find_dataset(tmp_path, "prostate")

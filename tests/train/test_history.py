@@ -43,6 +43,14 @@ def test_a_label_that_no_case_has_is_null_and_not_counted(tmp_path):
     assert found.mean == 0.5
 
 
+def test_dice_of_cases_goes_up_and_leaves_out_who_has_no_label(tmp_path):
+    case = Case("one", (tmp_path,), None, "one")
+    rows = [(0.9, NAN), (0.123456, 0.5), (0.7, NAN)]
+    found = DomainScore(("a", "b", "c"), tuple(Judged(case, (*row, NAN)) for row in rows))
+    assert found.of_cases() == {"a": [0.1235, 0.7, 0.9], "b": [0.5], "c": []}
+    assert DomainScore(("a",), ()).of_cases() == {}
+
+
 def test_steps_and_validations_are_rows(tmp_path, score):
     rows = filled(tmp_path, score, steps=2).rows()
     assert rows[1] == {

@@ -22,6 +22,7 @@ app = typer.Typer(
 
 Data = Annotated[Path, typer.Option("--data", help="Folder of the data sets.")]
 ModelFolder = Annotated[Path, typer.Option("--model", help="Folder of the model.")]
+AnyModel = Annotated[Path | None, typer.Option("--model", help="Folder of the model.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Steps = Annotated[
     int | None, typer.Option("--steps", min=1, help="Steps in all, over all domains.")
@@ -92,7 +93,7 @@ def train(
 def add_domain(
     name: Annotated[str, typer.Argument(help="The domain, or name=PATH.")],
     data: Data = DATA,
-    model: ModelFolder = MODEL,
+    model: AnyModel = None,
     cases: Annotated[
         int | None, typer.Option("--cases", min=1, help="Learn from this many patients.")
     ] = None,
@@ -114,9 +115,9 @@ def add_domain(
     from u2net3d.cli import training
 
     options = training.Options(
-        model, steps, time, fold, device, resume, overwrite, seed, cache, elastic, loss
+        model or MODEL, steps, time, fold, device, resume, overwrite, seed, cache, elastic, loss
     )
-    training.add_domain(name, data, cases, init, options)
+    training.add_domain(name, data, cases, init, options, begins=model is None)
 
 
 @app.command("update-domain")
@@ -239,7 +240,7 @@ def predict(
     ],
     output: Annotated[Path, typer.Option("-o", help="Label file, or folder of labels.")],
     domain: Annotated[str, typer.Option("--domain", help="Which domain's labels.")],
-    model: ModelFolder = MODEL,
+    model: AnyModel = None,
     device: Device = "auto",
     engine: Annotated[
         str, typer.Option("--engine", help="auto, torch, or openvino (on a CPU).")
@@ -273,10 +274,11 @@ def predict(
     ] = None,
 ) -> None:
     """Segment a volume, or every volume of a folder."""
-    from u2net3d.cli import predicting
+    from u2net3d.cli import places, predicting
 
     wanted = (overwrite, statistics, preview, probabilities)
-    asked = predicting.Asked(domain, model, device, engine, *wanted, max_memory=max_memory)
+    read = places.to_read(model)
+    asked = predicting.Asked(domain, read, device, engine, *wanted, max_memory=max_memory)
     options = predicting.options_of(fast, best, overlap, tta, cleanup, level)
     predicting.predict(images, output, asked, options)
 
@@ -286,7 +288,7 @@ def evaluate(
     pred: Annotated[Path | None, typer.Option("--pred", help="Folder of predicted labels.")] = None,
     ref: Annotated[Path | None, typer.Option("--ref", help="Folder of reference labels.")] = None,
     domain: Annotated[str | None, typer.Option("--domain", help="Names the labels.")] = None,
-    model: ModelFolder = MODEL,
+    model: AnyModel = None,
     tolerance_mm: Annotated[
         float, typer.Option("--tolerance-mm", min=0, help="Tolerance of the NSD.")
     ] = 2.0,
@@ -311,7 +313,7 @@ def evaluate(
         if metrics is not None:
             mend = "predict the cases, then give --pred and --ref"
             raise UsageError("--metrics", "is not for --cross-validated", mend)
-        reading.cross_validated(domain, data, model, device, tolerance_mm, json, csv)
+        reading.cross_validated(domain, data, model or MODEL, device, tolerance_mm, json, csv)
         return
     reading.evaluate(pred, ref, domain, model, tolerance_mm, json, csv, metrics)
 
@@ -347,11 +349,25 @@ def download(
 
 
 @app.command()
-def domains(model: ModelFolder = MODEL, json: Json = False) -> None:
+def domains(model: AnyModel = None, json: Json = False) -> None:
     """List what a model can do."""
-    from u2net3d.cli import reading
+    from u2net3d.cli import places, reading
 
-    reading.domains(model, json)
+    reading.domains(places.to_read(model), json)
+
+
+@app.command()
+def card(
+    domain: Annotated[str | None, typer.Argument(help="One domain; else the model.")] = None,
+    model: AnyModel = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", help="Folder for Markdown, JSON and pictures.")
+    ] = None,
+) -> None:
+    """Say what a domain learnt from, how good it is, and what it is for."""
+    from u2net3d.cli import cards
+
+    cards.card(domain, model, output)
 
 
 @app.command()
@@ -365,7 +381,7 @@ def models(
     domain: Annotated[
         str | None, typer.Option("--domain", help="A domain of --model in place of these three.")
     ] = None,
-    model: ModelFolder = MODEL,
+    model: AnyModel = None,
     json: Json = False,
 ) -> None:
     """Say what each preset costs: weights, and multiply-adds for a patch."""
@@ -375,11 +391,11 @@ def models(
 
 
 @app.command()
-def verify(model: ModelFolder = MODEL) -> None:
+def verify(model: AnyModel = None) -> None:
     """Recompute every hash of a model; exit 1 on any difference."""
-    from u2net3d.cli import reading
+    from u2net3d.cli import places, reading
 
-    reading.verify(model)
+    reading.verify(places.to_read(model))
 
 
 @app.command()

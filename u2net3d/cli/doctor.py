@@ -225,8 +225,9 @@ def disagreement(device: torch.device) -> float:
 
 
 def _universal() -> list[ModelSpec]:
-    """The presets of which our own kernels and graphs do the work."""
-    return [model for model in PRESETS.values() if model.family == "universal"]
+    """Of the presets of which our own kernels and graphs do the work, the first of each design."""
+    ours = [model for model in PRESETS.values() if model.family == "universal"]
+    return list({model.design: model for model in reversed(ours)}.values())
 
 
 def _disagreement(model: ModelSpec, device: torch.device) -> float:

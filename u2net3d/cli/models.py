@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from u2net3d import store
+from u2net3d.cli.places import to_read
 from u2net3d.errors import UsageError
-from u2net3d.spec import PRESETS, Plan, ZScoreNormalisation, domain_name
+from u2net3d.spec import PRESETS, DomainSpec, Plan, ZScoreNormalisation, domain_name
 from u2net3d.volume import Triple
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def models(
     channels: int,
     classes: int,
     domain: str | None,
-    model: Path,
+    named: Path | None,
     json: bool,
 ) -> None:
     """Prints a row per preset, or JSON."""
@@ -37,9 +38,10 @@ def models(
         mend = f"use {' or '.join(PRESETS)}"
         raise UsageError("--preset", f"there is no preset '{preset}'", mend)
     size = _triple(patch)
+    said = None if domain is None else _domain(domain_name(domain), to_read(named))
     rows = {}
     for name in [preset] if preset else PRESETS:
-        rows[name] = _row(name, *_asked(name, size, channels, classes, domain, model))
+        rows[name] = _row(name, *_asked(name, size, channels, classes, said))
     if json:
         print(json_format.dumps(rows, indent=2))  # noqa: T201
         return
@@ -56,8 +58,13 @@ def _triple(text: str) -> Triple:
     return d, h, w
 
 
+def _domain(name: str, model: Path) -> DomainSpec:
+    part = store.models_in(model)[0]  # the folds of a model have the same domains
+    return store.require_domain(store.read_domains(part), name, model).said.domain
+
+
 def _asked(
-    preset: str, patch: Triple, channels: int, classes: int, domain: str | None, model: Path
+    preset: str, patch: Triple, channels: int, classes: int, said: DomainSpec | None
 ) -> tuple[BankShape, Plan]:
     """The bank and the plan that a domain of a model, or one of cubic voxels, has under a preset.
 
@@ -68,7 +75,7 @@ def _asked(
     from u2net3d.prep.plan import topology
 
     spec = PRESETS[preset]
-    if domain is None:
+    if said is None:
         found = topology(ISOTROPIC_MM, patch, spec.stages)
         plan = Plan(
             spacing_mm=ISOTROPIC_MM,
@@ -79,9 +86,6 @@ def _asked(
             kernels=found.kernels,
         )
     else:
-        name = domain_name(domain)
-        part = store.models_in(model)[0]  # the folds of a model have the same domains
-        said = store.require_domain(store.read_domains(part), name, model).said.domain
         channels, classes, plan = len(said.channels), len(said.labels), said.plan
         kept = {"strides": plan.strides[: spec.stages], "kernels": plan.kernels[: spec.stages]}
         plan = plan.model_copy(update=kept)

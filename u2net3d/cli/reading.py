@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from u2net3d import files, store
+from u2net3d.cli.places import to_read
 from u2net3d.cli.say import say
 from u2net3d.errors import CasesFailed, ModelError, UsageError
 from u2net3d.spec import domain_name
@@ -24,7 +25,7 @@ def evaluate(
     pred: Path | None,
     ref: Path | None,
     domain: str | None,
-    model: Path,
+    named: Path | None,
     tolerance_mm: float,
     json: Path | None,
     csv: Path | None,
@@ -38,7 +39,7 @@ def evaluate(
         raise UsageError("--pred" if pred is None else "--ref", "is missing", mend)
     name, labels, ignore = None, None, None
     if domain is not None:
-        name = domain_name(domain)
+        name, model = domain_name(domain), to_read(named)
         part = store.models_in(model)[0]  # the folds of a model have the same domains
         record = store.require_domain(store.read_domains(part), name, model)
         labels, ignore = record.said.domain.labels, record.said.domain.ignore_label

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from u2net3d import store
+from u2net3d.cli.places import begin
 from u2net3d.cli.progress import listener, show_prepared
 from u2net3d.cli.say import say
 from u2net3d.cli.typed import without_paths
@@ -18,7 +19,14 @@ from u2net3d.infer.predict import choose_device
 from u2net3d.io.dataset import Dataset, find_dataset, find_datasets, split
 from u2net3d.losses import LOSSES
 from u2net3d.prep.cache import default_cache
-from u2net3d.spec import BANK_LEARNING_RATE, PRESETS, RECIPES, STEPS_PER_DOMAIN, TrainSpec
+from u2net3d.spec import (
+    BANK_LEARNING_RATE,
+    PRESET_STEPS,
+    PRESETS,
+    RECIPES,
+    STEPS_PER_DOMAIN,
+    TrainSpec,
+)
 from u2net3d.train.add_domain import add_domain as add
 from u2net3d.train.folds import each_fold, require_folds
 from u2net3d.train.roles import Result
@@ -56,9 +64,7 @@ def train(names: list[str], data: Path, preset: str, options: Options) -> None:
             "--preset", f"there is no preset '{preset}'", f"use {' or '.join(PRESETS)}"
         )
     folds = folds_of(options.fold)
-    recipe = RECIPES.get(preset, TrainSpec())
-    steps = {"steps": STEPS_PER_DOMAIN * len(names)}
-    request = _request(options, recipe.model_copy(update=steps))
+    request = _request(options, _recipe(preset, TrainSpec(), len(names)))
     datasets = find_datasets(data, names)
 
     def one(request: Request) -> None:
@@ -78,19 +84,25 @@ def train(names: list[str], data: Path, preset: str, options: Options) -> None:
     one(request)
 
 
-def add_domain(name: str, data: Path, patients: int | None, init: str, options: Options) -> None:
-    """Adds a domain to a model, or to each of its folds; says that the others did not change."""
-    known = store.read_folds(options.model)
-    if known and options.fold == "0":
-        folds = list(known.folds)
-    elif known:
-        folds = folds_of(options.fold)
-        require_folds(options.model, folds)
-    else:
-        folds = []
-        _require_one_fold(options)
-    request = _request(options, _recipe_of_bank(options.model))
+def add_domain(
+    name: str,
+    data: Path,
+    patients: int | None,
+    init: str,
+    options: Options,
+    *,
+    begins: bool = False,
+) -> None:
+    """Adds a domain to a model, or to each of its folds; says that the others did not change.
+
+    begins: where there is no model yet, it becomes a copy of the one that ships.
+    """
+    source = store.default_model() if begins and not options.resume else options.model
+    folds = _folds_in(source, options)
+    request = _request(options, _recipe_of_bank(source))
     dataset = find_dataset(data, name)
+    if source != options.model:
+        begin(source, options.model, dataset.domain, replacing=options.overwrite)
 
     def one(request: Request) -> None:
         with listener([dataset.domain]) as watching:
@@ -107,10 +119,10 @@ def add_domain(name: str, data: Path, patients: int | None, init: str, options: 
 
 def update_domain(name: str, data: Path, init: str | None, force: bool, options: Options) -> None:
     """Trains a domain further, or anew, and replaces its bank; the others do not change."""
-    _require_one_fold(options)
+    _require_one_fold(options.model, options.fold)
     recipe = _recipe_of_bank(options.model)
     if init is None:
-        further = RECIPES.get(_preset_of(options.model), TrainSpec())
+        further = _recipe(_preset_of(options.model), TrainSpec())
         # it has left the background long ago
         recipe = further.model_copy(update={"balanced_share": 0.0})
     request = _request(options, recipe)
@@ -122,9 +134,28 @@ def update_domain(name: str, data: Path, init: str | None, force: bool, options:
     say(f"replaced; `u2net3d rollback {dataset.domain}` brings the old bank back")
 
 
+def _folds_in(model: Path, options: Options) -> list[int]:
+    """The folds of a model that a domain is to be added to; none of a single model."""
+    known = store.read_folds(model)
+    if known and options.fold == "0":
+        return list(known.folds)
+    if known:
+        folds = folds_of(options.fold)
+        require_folds(model, folds)
+        return folds
+    _require_one_fold(model, options.fold)
+    return []
+
+
 def _recipe_of_bank(model: Path) -> TrainSpec:
     """How a new bank is trained: as the model's preset says, else by the default, faster."""
-    return RECIPES.get(_preset_of(model), TrainSpec(learning_rate=BANK_LEARNING_RATE))
+    return _recipe(_preset_of(model), TrainSpec(learning_rate=BANK_LEARNING_RATE))
+
+
+def _recipe(preset: str, default: TrainSpec, domains: int = 1) -> TrainSpec:
+    """How a preset is trained where its source says so, else `default`; its steps for `domains`."""
+    steps = PRESET_STEPS.get(preset, STEPS_PER_DOMAIN) * domains
+    return RECIPES.get(preset, default).model_copy(update={"steps": steps})
 
 
 def _preset_of(model: Path) -> str:
@@ -132,11 +163,11 @@ def _preset_of(model: Path) -> str:
     return store.read_manifest(store.models_in(model)[0]).model.preset
 
 
-def _require_one_fold(options: Options) -> None:
+def _require_one_fold(model: Path, fold: str) -> None:
     """Raises ModelError where there is no single model, UsageError for several folds of one."""
-    store.read_manifest(options.model)
-    if folds := folds_of(options.fold):
-        require_folds(options.model, folds)
+    store.read_manifest(model)
+    if folds := folds_of(fold):
+        require_folds(model, folds)
 
 
 def _require_sides(datasets: Sequence[Dataset], folds: Sequence[int]) -> None:

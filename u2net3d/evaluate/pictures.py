@@ -75,7 +75,7 @@ def overlay(
     words = {"labelcolor": PALE, "fontsize": 9, "frameon": False, "borderaxespad": 0.3}
     columns = ceil(len(entries) / rows)
     figure.legend(handles=entries, loc="lower left", ncols=columns, **words)
-    return _png(figure)
+    return png_of(figure)
 
 
 def preview(image: Volume, label: Array, labels: Sequence[str], title: str) -> bytes:
@@ -112,17 +112,17 @@ def progress(history: Iterable[Mapping[str, Any]]) -> bytes:
         }
         steps, losses = _series(rows, "train", domain, "loss")
         above.plot(steps, losses, linewidth=0.7, alpha=0.25, color=style["color"])
-        above.plot(steps, _running_mean(losses), linewidth=1.8, label=_literal(domain), **style)
+        above.plot(steps, _running_mean(losses), linewidth=1.8, label=literal(domain), **style)
         steps, dices = _series(rows, "validation", domain, "mean_dice")
         name = f"{domain}  {dices[-1]:.3f} (highest {dices.max():.3f})" if len(dices) else domain
         below.plot(
-            steps, dices, marker="o", markersize=4, linewidth=1.6, label=_literal(name), **style
+            steps, dices, marker="o", markersize=4, linewidth=1.6, label=literal(name), **style
         )
     above.set_ylabel("training loss")
     below.set(ylabel="validation Dice", xlabel="step", ylim=(-0.02, 1.02))
     for axes in (above, below):
-        _dress(axes, legend=bool(domains))
-    return _png(figure)
+        dress(axes, legend=bool(domains))
+    return png_of(figure)
 
 
 def _draw_plane(axes: Any, plane: Plane, window: tuple[float, float]) -> None:
@@ -189,7 +189,7 @@ def _write_title(figure: Any, title: str, found: Array | None) -> None:
     line = 1 - HEAD / 2 / figure.get_figheight()
     place = {"verticalalignment": "center", "color": PALE, "fontsize": 11}
     margin = 2 * GAP / figure.get_figwidth()
-    figure.text(margin, line, _literal(title), fontweight="bold", **place)
+    figure.text(margin, line, literal(title), fontweight="bold", **place)
     if found is None:
         return
     there = found[~np.isnan(found)]
@@ -205,7 +205,7 @@ def _legend_of(labels: Sequence[str], found: Array | None) -> list[Any]:
     entries: list[Any] = []
     for value, text in _names(labels, found).items():
         colour = _on_black(value)
-        entries.append(Patch(label=_literal(text), facecolor=(colour, 0.7), edgecolor=colour))
+        entries.append(Patch(label=literal(text), facecolor=(colour, 0.7), edgecolor=colour))
     if found is not None:
         entries.append(Patch(facecolor=(PALE, 0.5), edgecolor="none", label="prediction"))
         entries.append(Line2D([], [], color=PALE, linewidth=1.3, label="reference"))
@@ -236,7 +236,8 @@ def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return means
 
 
-def _dress(axes: Any, *, legend: bool) -> None:
+def dress(axes: Any, *, legend: bool) -> None:
+    """A pale grid behind what is drawn, no frame above and on the right, the legend outside."""
     axes.grid(visible=True, color="#E4E4E4", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -263,12 +264,13 @@ def _on_black(value: int) -> str:
     return ON_BLACK[(int(value) - 1) % len(ON_BLACK)]
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Text in which matplotlib sees no formula."""
     return text.replace("$", r"\$")
 
 
-def _png(figure: Any) -> bytes:
+def png_of(figure: Any) -> bytes:
+    """A figure as PNG, the same bytes for the same figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     content = io.BytesIO()

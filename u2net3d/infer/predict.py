@@ -257,7 +257,7 @@ class Model:
 
 
 def load(
-    folder: str | Path,
+    folder: str | Path | None = None,
     *,
     domains: Sequence[str] | None = None,
     device: str = "auto",
@@ -266,36 +266,38 @@ def load(
 ) -> Model:
     """Loads a model folder (all its domains, or those named) onto `auto`, `cpu` or `cuda`.
 
-    engine: `torch`, `openvino` (on the CPU), or `auto`, which takes OpenVINO on a CPU where it is
-    installed; where it does not agree with torch, torch answers, and `Model.engine_note` says why.
-    Of a folder of folds all are loaded, and their answers averaged. max_memory: bytes, see `Model`.
-    Raises ModelError for a folder or file that cannot be used, UsageError for an unknown domain, a
-    device or an engine there is not.
+    folder: None takes ./model where it is there, else the model that ships with the package; which
+    one says `Model.folder`. engine: `torch`, `openvino` (on the CPU), or `auto`, which takes
+    OpenVINO on a CPU where it is installed; where it does not agree with torch, torch answers, and
+    `Model.engine_note` says why. Of a folder of folds all are loaded, and their answers averaged.
+    max_memory: bytes, see `Model`. Raises ModelError for a folder or file that cannot be used,
+    UsageError for an unknown domain, a device or an engine there is not.
     """
-    if store.read_folds(Path(folder)):
+    folder = store.default_model() if folder is None else Path(folder)
+    if store.read_folds(folder):
         from u2net3d.infer.folds import FoldedModel
 
         folds = [
             load(part, domains=domains, device=device, engine=engine, max_memory=max_memory)
-            for part in store.models_in(Path(folder))
+            for part in store.models_in(folder)
         ]
-        return FoldedModel(folds, Path(folder))
+        return FoldedModel(folds, folder)
     keep_freed_memory()
     names = None if domains is None else [domain_name(name) for name in domains]
     place = device_name("cpu" if (engine, device) == ("openvino", "auto") else device)
     chosen = choose_engine(engine, place)
-    before = _origins(Path(folder))
+    before = _origins(folder)
 
     def net() -> Network:
-        found, _, _ = store.load(Path(folder), names)
-        if _origins(Path(folder)) != before:
+        found, _, _ = store.load(folder, names)
+        if _origins(folder) != before:
             raise ModelError(folder, "was changed while it was read", "run the command again")
         return found.to(place)
 
     engines = Engines(chosen, place, net, default_cache())
-    if chosen == "torch" or not store.all_listed(Path(folder), names):
+    if chosen == "torch" or not store.all_listed(folder, names):
         engines.net()  # what it finds wrong is said now
-    return Model(engines, store.read_specs(Path(folder), names), Path(folder), before, max_memory)
+    return Model(engines, store.read_specs(folder, names), folder, before, max_memory)
 
 
 def device_name(asked: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,13 @@ import numpy as np
 from u2net3d.errors import DataError, UsageError
 from u2net3d.files import sha256_file
 from u2net3d.io import parts, read_image, read_label, require_same_grid
-from u2net3d.io.description import FILE_NAME, channels_of, labels_of, read_description
+from u2net3d.io.description import (
+    FILE_NAME,
+    channels_of,
+    facts_of,
+    labels_of,
+    read_description,
+)
 from u2net3d.io.listing import Case, cases_of
 from u2net3d.io.nifti import Source
 from u2net3d.spec import domain_name
@@ -48,7 +54,7 @@ class Dataset:
     """A domain's volumes on the disk.
 
     channels and labels: names in order of their number; ignore_label: the value of voxels that
-    nobody labelled; cases: with a label; unlabelled: without.
+    nobody labelled; cases: with a label; unlabelled: without; facts: see `facts_of`.
     """
 
     root: Path
@@ -58,6 +64,7 @@ class Dataset:
     ignore_label: int | None
     cases: tuple[Case, ...]
     unlabelled: tuple[Case, ...]
+    facts: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,8 @@ def find_dataset(data: Path, text: str) -> Dataset:
     channels = channels_of(folder, content)
     labels, ignore_label = labels_of(folder, content)
     cases, unlabelled = cases_of(folder, content, len(channels))
-    return Dataset(folder, domain, channels, labels, ignore_label, cases, unlabelled)
+    facts = facts_of(content)
+    return Dataset(folder, domain, channels, labels, ignore_label, cases, unlabelled, facts)
 
 
 def locate(data: Path, text: str) -> tuple[str, Path]:

@@ -14,6 +14,8 @@ from typing import Any
 from u2net3d.errors import DataError
 
 FILE_NAME = "dataset.json"
+FACTS = ("name", "reference", "licence", "release")  # what a domain's card says of its data
+_LONGEST = 300  # characters of a fact
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -31,6 +33,21 @@ def read_description(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(path, "is no JSON object", "correct it")
     return content
+
+
+def facts_of(content: dict[str, Any]) -> dict[str, str]:
+    """What dataset.json says of name, reference, licence and release, each on one line of text.
+
+    `license` is understood. What is missing, empty or no text is left out; so is the description,
+    in which names of cases stand now and then.
+    """
+    said = {**content, "licence": content.get("licence") or content.get("license")}
+    texts = {
+        key: " ".join(str(said[key]).split())[:_LONGEST]
+        for key in FACTS
+        if isinstance(said.get(key), str | int | float) and not isinstance(said[key], bool)
+    }
+    return {key: text for key, text in texts.items() if text}
 
 
 def channels_of(folder: Path, content: dict[str, Any]) -> tuple[str, ...]:

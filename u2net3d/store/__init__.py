@@ -12,12 +12,14 @@ from u2net3d.store.folder import (
     DomainRecord,
     add_bank,
     all_listed,
+    data_sha256,
     load,
     not_of_training,
     read_domains,
     read_specs,
     remarks,
     require_domain,
+    trained_on,
     verify,
 )
 from u2net3d.store.folds import FOLDS, Folds, fold_folder, models_in, read_folds, write_folds
@@ -34,6 +36,7 @@ from u2net3d.store.manifest import (
     read_manifest,
 )
 from u2net3d.store.saving import save_domain, save_model, tidy
+from u2net3d.store.shipping import copy_shipped, default_model, require_own, shipped
 from u2net3d.store.weights import HALF, DomainFile, Levels, tensors_id
 
 __all__ = [
@@ -52,6 +55,9 @@ __all__ = [
     "Manifest",
     "add_bank",
     "all_listed",
+    "copy_shipped",
+    "data_sha256",
+    "default_model",
     "domain_files",
     "fold_folder",
     "load",
@@ -64,10 +70,13 @@ __all__ = [
     "read_specs",
     "remarks",
     "require_domain",
+    "require_own",
     "save_domain",
     "save_model",
+    "shipped",
     "tensors_id",
     "tidy",
+    "trained_on",
     "verify",
     "write_folds",
 ]

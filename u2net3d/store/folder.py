@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,17 +172,32 @@ def not_of_training(folder: Path) -> list[str]:
 
     They were added, imported or trained again since. None where the ledger cannot be had.
     """
-    try:
-        known = ledger.read(folder)
-    except ModelError:
-        known = None
-    if known is None:
+    known = _ledger_lines(folder)
+    if not known:
         return []
     # a ledger that began later: what it found may be of a training
-    lines = [line for line in known.lines if line.event in ("train", "found")]
+    lines = [line for line in known if line.event in ("train", "found")]
     trained = {(name, said.file_sha256) for line in lines for name, said in line.domains.items()}
     listed = read_manifest(folder).domains
     return [name for name, entry in listed.items() if (name, entry.sha256) not in trained]
+
+
+def trained_on(folder: Path) -> tuple[str, ...] | None:
+    """Names, as they were then, of the domains that the trunk was trained on; None if unknown."""
+    for line in reversed(_ledger_lines(folder)):
+        if line.event == "train":
+            return tuple(name for name, change in line.domains.items() if change.file_sha256)
+    return None
+
+
+def data_sha256(folder: Path, name: str) -> str | None:
+    """Hash of the cases that a domain's file was trained on; None where the ledger has none."""
+    entry = read_manifest(folder).domains.get(name)
+    for line in _ledger_lines(folder) if entry else ():
+        change = line.domains.get(name)
+        if change and change.data_sha256 and entry and change.file_sha256 == entry.sha256:
+            return change.data_sha256
+    return None
 
 
 def require_domain(records: Mapping[str, DomainRecord], name: str, folder: Path) -> DomainRecord:
@@ -195,6 +210,15 @@ def require_domain(records: Mapping[str, DomainRecord], name: str, folder: Path)
     mend = f"did you mean {near[0]}? " if near else ""
     known = ", ".join(records) or "none"
     raise UsageError("--domain", f"'{name}' is not in {folder}", f"{mend}there are: {known}")
+
+
+def _ledger_lines(folder: Path) -> Sequence[ledger.Line]:
+    """The lines of a folder's ledger; none where it cannot be had."""
+    try:
+        known = ledger.read(folder)
+    except ModelError:
+        return ()
+    return known.lines if known else ()
 
 
 def _contents(folder: Path, manifest: Manifest) -> list[str]:

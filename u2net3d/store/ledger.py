@@ -20,6 +20,7 @@ from typing import Literal
 from u2net3d import files
 from u2net3d.errors import ModelError
 from u2net3d.spec import Frozen
+from u2net3d.store.shipping import require_own
 
 LEDGER = "ledger.jsonl"
 
@@ -93,8 +94,10 @@ class Ledger:
 def locked(folder: Path) -> Iterator[None]:
     """One change at a time: others wait. A killed process leaves no lock behind.
 
-    Where the system or its disk knows no such locks nobody waits.
+    Where the system or its disk knows no such locks nobody waits. Raises UsageError for the model
+    that ships with the package.
     """
+    require_own(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl

@@ -22,7 +22,7 @@ from u2net3d.store.manifest import (
     sha256_in,
     sha256_of,
 )
-from u2net3d.store.weights import DomainFile, TrunkFile
+from u2net3d.store.weights import HALF, DomainFile, TrunkFile
 
 if TYPE_CHECKING:
     from u2net3d.models.network import Network
@@ -35,18 +35,22 @@ def save_model(
     domains: Mapping[str, DomainSpec],
     cards: Mapping[str, dict[str, Any]],
     data: Mapping[str, str] | None = None,
+    *,
+    half: bool = False,
 ) -> Manifest:
     """Writes trunk and banks of a newly trained model; a kill leaves the old one or the new.
 
-    data: hash of the cases that a domain was trained on. Banks of a model that is replaced are
-    removed: their trunk is gone.
+    data: hash of the cases that a domain was trained on. half: in float16, which the weights must
+    be whole in; ModelError where one is not. Banks of a model that is replaced are removed: their
+    trunk is gone.
     """
     trunk = weights.state(net.trunk)
     identity = weights.tensors_id(trunk)
     said = TrunkFile(trunk_id=identity).model_dump()
-    contents = {TRUNK: weights.encode(trunk, said)}
+    contents = {TRUNK: weights.encode(weights.in_half(trunk) if half else trunk, said)}
     for name, spec in domains.items():
-        contents[file_of(name)] = _domain_bytes(net, spec, identity, cards.get(name, {}))
+        card = cards.get(name, {})
+        contents[file_of(name)] = _domain_bytes(net, spec, identity, card, half=half)
     entries = {
         file: FileEntry(file=file, sha256=sha256_of(made)) for file, made in contents.items()
     }
@@ -76,18 +80,20 @@ def save_domain(
     spec: DomainSpec,
     card: dict[str, Any],
     data_sha256: str | None = None,
+    *,
+    half: bool = False,
 ) -> Manifest:
     """Writes the bank of one domain and its entry in the manifest; no other file changes.
 
-    One that is replaced is kept in previous/. Raises ModelError when the network's trunk is not the
-    folder's.
+    One that is replaced is kept in previous/; half: as in `save_model`. Raises ModelError when the
+    network's trunk is not the folder's.
     """
     identity = weights.tensors_id(weights.state(net.trunk))
     with changing(folder) as manifest:
         if identity != manifest.trunk_id:
             what = f"its trunk is {manifest.trunk_id[:12]}, the network's is {identity[:12]}"
             raise ModelError(folder, what, "nothing was written; train the domain on this trunk")
-        content = _domain_bytes(net, spec, identity, card)
+        content = _domain_bytes(net, spec, identity, card, half=half)
         return put(folder, manifest, spec.name, content, None, data_sha256=data_sha256)
 
 
@@ -124,9 +130,13 @@ def _listed(folder: Path) -> Mapping[str, str]:
     return listed
 
 
-def _domain_bytes(net: Network, spec: DomainSpec, identity: str, card: dict[str, Any]) -> bytes:
+def _domain_bytes(
+    net: Network, spec: DomainSpec, identity: str, card: dict[str, Any], *, half: bool
+) -> bytes:
     bank = net.bank(spec.name)
     tensors = weights.state(bank)
+    if half:
+        tensors, card = weights.in_half(tensors), {HALF: {}, **card}
     return DomainFile(
         trunk_id=identity,
         weights=sum(tensor.numel() for tensor in tensors.values()),

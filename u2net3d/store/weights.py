@@ -118,6 +118,16 @@ def state(module: Any) -> dict[str, Tensor]:
     }
 
 
+def in_half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same numbers in float16. ModelError where half precision does not hold one of them."""
+    halves = {name: tensor.half() for name, tensor in tensors.items()}
+    for name, tensor in halves.items():
+        if not bool((tensor.float() == tensors[name]).all()):
+            what = "holds numbers that are not whole in half precision"
+            raise ModelError(name, what, "round the weights before anything is trained on them")
+    return halves
+
+
 def tensors_id(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over sorted names, shapes and float32 bytes; of a trunk's tensors, its `trunk_id`."""
     digest = hashlib.sha256()
@@ -157,10 +167,13 @@ def read_domain(path: Path, sha256: str | None = None) -> tuple[DomainFile, dict
 
 
 def read_trunk(path: Path, sha256: str) -> tuple[TrunkFile, dict[str, Tensor]]:
-    """A trunk file, as `read_domain`; ModelError where its weights are not the trunk it names."""
+    """A trunk file, as `read_domain`; ModelError where its weights are not the trunk it names.
+
+    That name is of the numbers, so float16 is read too: nothing was lost if they have it.
+    """
     content = _bytes_of(path, sha256)
     said = _parsed(path, content, TrunkFile)
-    tensors = _decoded(path, content, half_allowed=False)
+    tensors = _decoded(path, content, half_allowed=True)
     if tensors_id(tensors) != said.trunk_id:
         what = f"its weights are not trunk {said.trunk_id[:12]}"
         raise ModelError(path, what, "restore it from a copy")

@@ -170,6 +170,7 @@ def require_free(model: Path, folder: Path, request: Request, domains: Sequence[
 
     Asked before any case is read; TrainingError where there is no checkpoint to resume from.
     """
+    store.require_own(model)
     files.require_writable(model, "--model")
     holds_model = (model / store.MANIFEST).exists() and folder.name == "train"
     if request.resume:
@@ -288,6 +289,7 @@ def card(learner: Learner, result: Result, spec: TrainSpec) -> dict[str, Any]:
     """How a bank was trained and how well it did, as stored in its file."""
     score = result.scores.get(learner.spec.name)
     return {
+        "dataset": dict(learner.dataset.facts),
         "training_cases": len(learner.loader.cases),
         "validation_cases": len(learner.validation),
         "fold": spec.fold,
@@ -296,6 +298,7 @@ def card(learner: Learner, result: Result, spec: TrainSpec) -> dict[str, Any]:
         "best_step": result.step,
         "seconds": round(result.seconds),
         "validation_dice": score.per_label() if score else {},
+        "dice_of_cases": score.of_cases() if score else {},
         "largest_component": [],
     }
 

@@ -51,6 +51,14 @@ class DomainScore:
             means[name] = float(known.mean()) if known.size else None
         return means
 
+    def of_cases(self) -> dict[str, list[float]]:
+        """Dice of the cases that have a label, from the lowest up: it says of none which it is."""
+        columns = zip(*(judged.dice for judged in self.cases), strict=True)
+        return {
+            name: sorted(round(value, 4) for value in column if not np.isnan(value))
+            for name, column in zip(self.labels, columns, strict=False)
+        }
+
     @property
     def mean(self) -> float:
         """Mean over labels of the case-averaged Dice; 0 where nothing could be judged."""
