@@ -14,7 +14,7 @@ from versus_rows import THEIRS, Row, command
 
 from u2net3d import files
 
-PACKAGES = ("python", "torch", "nnunetv2", "u2net3d", "commit")
+PACKAGES = ("python", "torch", "nnunetv2", "u2net3d")
 HEAD = """\
 # Accuracy
 

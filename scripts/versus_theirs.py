@@ -52,7 +52,7 @@ def train(asked: Asked, datasets: Sequence[Dataset], folder: Path) -> Trained:
         steps=trainer.steps,
         seconds=round(trainer.spent_s, 2),
         weights=sum(weight.numel() for weight in trainer.network.parameters()),
-        how=f"{HOW[asked.peer]}; {loaders(asked)} loader processes",
+        how=f"{HOW[asked.peer]}; loader processes: {loaders(asked)}",
         plans={dataset.domain: (tuple(int(n) for n in plan.patch_size), int(plan.batch_size))},
     )
 
