@@ -86,11 +86,6 @@ class Asked(Frozen):
         return files.sha256_json(said)[:16]
 
     @property
-    def time_s(self) -> float:
-        """Seconds of training: the budget of every domain."""
-        return self.budget.amount * len(self.domains)
-
-    @property
     def name(self) -> str:
         """What tables and pictures call the contestant."""
         if self.ours is None:

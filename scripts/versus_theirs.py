@@ -105,7 +105,7 @@ def trainer_of(asked: Asked, data: Path, folder: Path) -> Timed:
     kind = TRAINERS[asked.peer]
     device = torch.device(asked.device)
     trainer = kind({**plans, "continue_training": False}, CONFIGURATION, 0, said, device)
-    return trainer.begun(asked.time_s, folder / CHECKPOINT, data.name)
+    return trainer.begun(asked.budget.amount, folder / CHECKPOINT, data.name)
 
 
 def variables(data: Path, folder: Path, asked: Asked) -> None:
