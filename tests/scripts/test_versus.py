@@ -346,6 +346,7 @@ def test_of_two_recipes_of_one_name_the_later_one_counts():
     ]
     assert str(groups_of([old, *new])[0].dice) == "0.850 ± 0.050"
     assert str(groups_of([*new, old])[0].dice) == "0.500"
+    assert str(groups_of([old, *new, old])[0].dice) == "0.500"
 
 
 def test_a_report_of_no_rows_says_so(tmp_path):
