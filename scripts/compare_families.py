@@ -102,14 +102,18 @@ def rows_of(
     return [Row.model_validate(row) for row in json.loads(done.read_text())]
 
 
-def worked(folder: Path, threads: int) -> int:
+def worked(folder: Path, threads: int, worker: Path = WORKER, *, ours: bool = True) -> int:
     """Exit code of a worker that does the job in `folder`; it stops when this process is stopped.
 
-    In a session of its own: Ctrl-C reaches it through us, once, and it writes a checkpoint.
+    In a session of its own: Ctrl-C reaches it through us, once, and it writes a checkpoint. What it
+    prints goes to output.txt in `folder`, what it says on stderr to a person.
     """
-    command = [sys.executable, str(WORKER), str(folder)]
-    place = environment(threads, ours=True)
-    with subprocess.Popen(command, env=place, start_new_session=True) as process:
+    command = [sys.executable, str(worker), str(folder)]
+    place = environment(threads, ours=ours)
+    with (
+        (folder / "output.txt").open("a") as output,
+        subprocess.Popen(command, env=place, stdout=output, start_new_session=True) as process,
+    ):
         try:
             return process.wait()
         except KeyboardInterrupt:

@@ -65,7 +65,8 @@ def work(job: Job, folder: Path) -> list[Row]:
     datasets = [few(each, asked, folder) for each in find_datasets(job.data, job.domains)]
     settled = settle(datasets, asked, folder, device)
     try:
-        result = _trained(datasets, asked, settled, folder, device, job)
+        listener = Listener(asked, quiet=job.keep_quiet)
+        result = trained(datasets, asked, settled.steps, folder, device, listener)
     finally:
         peak = max(settled.peak_gib or 0.0, peak_gib() or 0.0) or None
         files.write_json(
@@ -76,17 +77,19 @@ def work(job: Job, folder: Path) -> list[Row]:
     return rows
 
 
-def _trained(
+def trained(
     datasets: list[Dataset],
     asked: Asked,
-    settled: Settled,
+    steps: int | None,
     folder: Path,
     device: torch.device,
-    job: Job,
+    listener: Listener,
 ) -> Result:
-    """Trains by the package's own door; from the checkpoint where there is one that fits."""
-    request = request_of(asked, recipe(asked, settled.steps), folder / "model", device)
-    listener = Listener(asked, quiet=job.keep_quiet)
+    """Trains by the package's own door; from the checkpoint where there is one that fits.
+
+    steps: where the budget is processor time, what it comes to.
+    """
+    request = request_of(asked, recipe(asked, steps), folder / "model", device)
     plain = (asked.model, listener, nothing, nothing)
     if checkpoint.generations(request.model / "runs" / "train"):
         try:

@@ -1,0 +1,199 @@
+"""docs/accuracy.md and its pictures, from the rows of `scripts/versus-nnunet` alone."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from compare_groups import Spread
+from compare_pictures import dice_by_domain
+from compare_report import conditions, table
+from versus_groups import Group, domains_of, groups_of, names_of, sections, title
+from versus_rows import THEIRS, Row, command
+
+from u2net3d import files
+
+PACKAGES = ("python", "torch", "nnunetv2", "u2net3d")
+HEAD = """\
+# Accuracy
+
+Written by `scripts/versus-nnunet --report docs/accuracy.md` from the rows in
+[docs/results](results/); nothing here is typed by hand.
+
+## How it was made
+
+`scripts/versus-nnunet` trains nnU-Net through its own planner, preprocessing and trainer, and this
+package by the training of `u2net3d train`, each run in a process of its own, on the same cases, on
+the same machine and threads, for the same minutes. Planning and preparing are not counted.
+
+- **nnU-Net**: configuration 3d_fullres, SGD with momentum 0.99, as it comes, but for two things in
+  its favour: its polynomial decay runs over the minutes given, step by step, and not over 1,000
+  epochs, and its pseudo-validation of random patches takes none of them. As it comes it mirrors
+  along every axis, also where that turns a left label into a right one; this package then swaps
+  the two, or does not mirror.
+- **nnU-Net's net, AdamW**: the same network, plan, loader, augmentation and loss with AdamW at
+  1e-3, weight decay 1e-2, a warm-up over 40 steps or 5 % of the time, whichever is shorter, and the
+  C library's allocator told to keep freed memory, which makes its steps faster.
+- **u2net3d**: one model per domain. **universal**: one model of all the domains, with the sum of
+  their budgets.
+- **Split**: the fold of the package, patients apart; nnU-Net gets it as its splits_final.json. It
+  is given the training cases alone, so no plan, fingerprint or normalisation sees the others.
+- **State**: the weights of the last step, for every peer. Nothing is chosen by the cases that
+  judge, and no stray components are removed.
+- **Judged**: whole validation volumes, each predicted by the peer's own sliding window (tiles
+  overlapping by half) from file to file, without averaging over reflections where a table does not
+  say otherwise, scored by `u2net3d evaluate`.
+- **Dice**: mean over labels of the means over cases. ± is half the distance between the lowest and
+  the highest seed; without ± there is one seed. Loaders of nnU-Net draw without a seed.
+- **Seconds** are by the clock, so other work on the machine would show in the steps; memory is that
+  of the process, without nnU-Net's loader processes.
+"""
+TAIL = """\
+## To repeat it, or to add to it
+
+A run that has its row is not run again; one that was stopped goes on from its checkpoint.
+`--list` says what would run.
+"""
+
+
+def write_report(path: Path, rows: Sequence[Row]) -> None:
+    """Writes the document to `path` and its pictures into `pictures` beside it."""
+    groups = groups_of(rows)
+    for section in sections(groups):
+        if not section[0].rows[0].tta:
+            picture = path.parent / "pictures" / picture_name(section[0])
+            files.write_bytes(picture, dice_by_domain(section))
+    files.write_text(path, document(rows))
+
+
+def document(rows: Sequence[Row]) -> str:
+    """The text."""
+    groups = groups_of(rows)
+    if not groups:
+        return f"{HEAD}\nThere are no rows yet.\n\n{TAIL}"
+    parts = [HEAD, conditions(rows, PACKAGES)]
+    for section in sections(groups):
+        parts += [f"## {title(section[0])}\n", *_results(section), *_details(section)]
+    parts += [TAIL, "```sh", *commands(groups), "```", ""]
+    return "\n".join(parts)
+
+
+def picture_name(group: Group) -> str:
+    """The file of a section's picture."""
+    seconds, threads, device, fold, _ = group.section
+    return f"accuracy-{seconds:g}s-{threads}-{device}-fold{fold}.png"
+
+
+def _results(groups: Sequence[Group]) -> list[str]:
+    """Dice of every contestant on every domain, the picture, and who is ahead of whom."""
+    names, domains = names_of(groups), domains_of(groups)
+    by_place = {(group.name, group.domain): group.dice for group in groups}
+    lines = [(domain, *(_cell(by_place.get((n, domain))) for n in names)) for domain in domains]
+    whole = [n for n in names if all((n, domain) in by_place for domain in domains)]
+    if len(domains) > 1:
+        means = {n: statistics.mean(by_place[n, d].mean for d in domains) for n in whole}
+        lines.append(("mean", *(f"{means[n]:.3f}" if n in means else "–" for n in names)))
+    parts = [table(("Dice", *names), lines)]
+    if not groups[0].rows[0].tta:
+        shown = "Dice of every peer on every domain, a dot per seed, a bar at their mean"
+        parts.append(f"![{shown}](pictures/{picture_name(groups[0])})\n")
+    gains = list(_gains(groups))
+    return parts + ([table(("gain in Dice", *domains, "mean"), gains)] if gains else [])
+
+
+def _gains(groups: Sequence[Group]) -> Iterable[tuple[str, ...]]:
+    """Of each of ours over nnU-Net's two, and of `universal` over our single models."""
+    domains = domains_of(groups)
+    found = {(group.name, group.domain): group for group in groups}
+    peers = {group.name: group.asked.peer for group in groups}
+    for name, peer in peers.items():
+        beaten = {"u2net3d": THEIRS}.get(peer, ())
+        beaten = (*THEIRS, "u2net3d") if peer == "universal" else beaten
+        for other in (o for o in peers if peers[o] in beaten):
+            both = [(found.get((name, d)), found.get((other, d))) for d in domains]
+            gaps = [a.dice.mean - b.dice.mean if a and b else None for a, b in both]
+            known = [gap for gap in gaps if gap is not None]
+            if known:
+                cells = ["–" if gap is None else f"{gap:+.3f}" for gap in gaps]
+                yield f"{name} over {other}", *cells, f"{statistics.mean(known):+.3f}"
+
+
+def _details(groups: Sequence[Group]) -> list[str]:
+    """Per domain: what each contestant's runs were, and every label."""
+    parts = ["How they were trained: " + "; ".join(
+        dict.fromkeys(f"**{g.name}** {g.rows[0].how}" for g in groups)) + ".\n"]  # fmt: skip
+    for domain in domains_of(groups):
+        own = [group for group in groups if group.domain == domain]
+        one = own[0].outcomes[0]
+        learnt = f"{one.training_cases} cases to learn from, {len(one.cases)} to judge by."
+        parts += [f"### {domain}\n\n{learnt}\n", _runs_table(own), _labels_table(own)]
+    return parts
+
+
+def _runs_table(groups: Sequence[Group]) -> str:
+    columns = ("peer", "seeds", "patch × batch", "steps", "s", "s a step", "weights", "GiB",
+               "s a volume")  # fmt: skip
+    lines = []
+    for group in groups:
+        rows, outcome = group.rows, group.outcomes[0]
+        peaks = [row.peak_gib for row in rows if row.peak_gib is not None]
+        lines.append(
+            (
+                group.name,
+                ", ".join(str(row.asked.seed) for row in rows),
+                "×".join(map(str, outcome.patch)) + f" × {outcome.batch}",
+                _range([row.steps for row in rows]),
+                _range([round(row.seconds) for row in rows]),
+                f"{statistics.median(row.step_s for row in rows):.3g}",
+                f"{rows[0].weights:,}",
+                f"{max(peaks):.1f}" if peaks else "–",
+                f"{statistics.median(o.volume_s for o in group.outcomes):.3g}",
+            )
+        )
+    return table(columns, lines)
+
+
+def _labels_table(groups: Sequence[Group]) -> str:
+    """Means over the seeds: Dice, HD95 in mm and NSD at 2 mm of each label."""
+    labels = [*groups[0].outcomes[0].labels]
+    lines = []
+    for group in groups:
+        cells = []
+        for label in labels:
+            every = [outcome.labels[label] for outcome in group.outcomes]
+            means = [_mean(getattr(score, name) for score in every)
+                     for name in ("dice", "hd95_mm", "nsd")]  # fmt: skip
+            shown = zip(means, (".3f", ".1f", ".3f"), strict=True)
+            cells.append(" / ".join("–" if v is None else format(v, f) for v, f in shown))
+        lines.append((group.name, *cells))
+    return table(("Dice / HD95 mm / NSD 2 mm", *labels), lines)
+
+
+def commands(groups: Sequence[Group]) -> list[str]:
+    """What makes these rows again, a line for each contestant of a section."""
+    found: dict[tuple[object, ...], list[Group]] = {}
+    for group in groups:
+        found.setdefault((group.section, group.name), []).append(group)
+    lines = []
+    for own in found.values():
+        asked, tta = own[0].asked, own[0].rows[0].tta
+        domains = asked.domains if asked.peer == "universal" else domains_of(own)
+        seeds = sorted({row.asked.seed for group in own for row in group.rows})
+        lines.append(command(asked, domains, seeds, tta=tta))
+    mirrored = {line.removesuffix(" --tta") for line in lines if line.endswith(" --tta")}
+    return [line for line in dict.fromkeys(lines) if line not in mirrored]
+
+
+def _cell(dice: Spread | None) -> str:
+    return "–" if dice is None else str(dice)
+
+
+def _range(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there else None
