@@ -64,8 +64,8 @@ U-Net, see [design](design.md#elastic-deformation).
     "add-domain": """\
 `--cases` counts patients. `--init mean` starts from the mean of the model's banks, with fresh stem
 and heads; a domain's name from that one, with its stem where the channels are the same and its
-heads of labels of the same name. To a folder of folds the domain is added fold by fold. See
-[add a domain](add-a-domain.md).
+heads of labels of the same name; `nearest` likewise from the one that fits best. To a folder of
+folds the domain is added fold by fold. See [add a domain](add-a-domain.md).
 """,
     "update-domain": """\
 Without `--init` the bank goes on from its own weights with its own plan; with it, it begins anew.
