@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from compare_claims import all_claims
 from compare_groups import THIRDS, Group, budgets_of, domains_of, groups_of
@@ -12,6 +13,7 @@ from compare_rows import Row
 
 from u2net3d import files
 
+PACKAGES = ("python", "torch", "u2net3d")
 CAPTIONS = {
     "dice": "Dice of every network on every domain, a dot per seed",
     "cost": "Dice beside weights, multiply-adds and seconds",
@@ -87,12 +89,11 @@ def document(rows: Sequence[Row], drawn: Iterable[str] = ()) -> str:
     return "\n".join(part for part in (*parts, TAIL) if part)
 
 
-def conditions(rows: Sequence[Row]) -> str:
-    """Where, when and with what the rows were made."""
+def conditions(rows: Sequence[Any], packages: Sequence[str] = PACKAGES) -> str:
+    """Where, when and with what the rows of a comparison were made."""
     machines = "; ".join(dict.fromkeys(row.machine for row in rows))
-    known = ("python", "torch", "u2net3d")
     versions = dict.fromkeys(
-        ", ".join(f"{name} {row.versions[name]}" for name in known if name in row.versions)
+        ", ".join(f"{name} {row.versions[name]}" for name in packages if name in row.versions)
         for row in rows
     )
     days = sorted({row.date[:10] for row in rows})
@@ -152,7 +153,7 @@ def _dice_table(groups: Sequence[Group]) -> str:
         told = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
         sizes = [_dice(group.tercile(third)) for third in range(3)]
         lines.append((group.name, str(group.dice), *sizes, *means, told, group.first.state))
-    return _table(columns, lines)
+    return table(columns, lines)
 
 
 def _cost_table(groups: Sequence[Group]) -> str:
@@ -177,10 +178,10 @@ def _cost_table(groups: Sequence[Group]) -> str:
                 f"{max(peaks):.1f}" if peaks else "",
             )
         )
-    return _table(columns, lines)
+    return table(columns, lines)
 
 
-def _table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+def table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     rule = "|".join("---" for _ in columns)
     shown = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"| {' | '.join(columns)} |\n|{rule}|\n{shown}\n"

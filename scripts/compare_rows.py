@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -18,6 +18,7 @@ from u2net3d.errors import DataError
 from u2net3d.spec import Frozen, ModelSpec
 
 ROWS = Path(__file__).resolve().parents[1] / "docs" / "results" / "comparison.jsonl"
+R = TypeVar("R", bound=Frozen)
 Terciles = tuple[float | None, float | None, float | None]
 
 
@@ -189,8 +190,8 @@ class Row(Frozen):
         return self.contestant + (f" cut to L{self.level}" if self.level is not None else "")
 
 
-def read_rows(path: Path) -> list[Row]:
-    """All rows of a file; a last line that was cut off is left out, no file holds none.
+def read_rows(path: Path, kind: type[R] = Row) -> list[R]:  # type: ignore[assignment]
+    """All rows of a file, each a `kind`; a last line that was cut off is left out, no file: none.
 
     Raises DataError, naming the line, where another line is no row.
     """
@@ -200,14 +201,14 @@ def read_rows(path: Path) -> list[Row]:
         if not line.endswith("\n"):
             break
         try:
-            rows.append(Row.model_validate_json(line))
+            rows.append(kind.model_validate_json(line))
         except ValueError as error:
             what = f"line {number} is no row of a comparison"
             raise DataError(path, what, "correct or remove that line") from error
     return rows
 
 
-def append_rows(path: Path, rows: Sequence[Row]) -> None:
+def append_rows(path: Path, rows: Sequence[Frozen]) -> None:
     """Adds rows with one write, behind the last line that is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):

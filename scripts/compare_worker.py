@@ -65,28 +65,31 @@ def work(job: Job, folder: Path) -> list[Row]:
     datasets = [few(each, asked, folder) for each in find_datasets(job.data, job.domains)]
     settled = settle(datasets, asked, folder, device)
     try:
-        result = _trained(datasets, asked, settled, folder, device, job)
+        listener = Listener(asked, quiet=job.keep_quiet)
+        result = trained(datasets, asked, settled.steps, folder, device, listener)
     finally:
         peak = max(settled.peak_gib or 0.0, peak_gib() or 0.0) or None
         files.write_json(
             folder / "settled.json", {**settled.model_dump(mode="json"), "peak_gib": peak}
         )
-    rows = _rows(job, datasets, settled.model_copy(update={"peak_gib": peak}), result, folder)
+    rows = rows_of_run(job, datasets, settled.model_copy(update={"peak_gib": peak}), result, folder)
     files.write_json(folder / "rows.json", [row.model_dump(mode="json") for row in rows])
     return rows
 
 
-def _trained(
+def trained(
     datasets: list[Dataset],
     asked: Asked,
-    settled: Settled,
+    steps: int | None,
     folder: Path,
     device: torch.device,
-    job: Job,
+    listener: Listener,
 ) -> Result:
-    """Trains by the package's own door; from the checkpoint where there is one that fits."""
-    request = request_of(asked, recipe(asked, settled.steps), folder / "model", device)
-    listener = Listener(asked, quiet=job.keep_quiet)
+    """Trains by the package's own door; from the checkpoint where there is one that fits.
+
+    steps: where the budget is processor time, what it comes to.
+    """
+    request = request_of(asked, recipe(asked, steps), folder / "model", device)
     plain = (asked.model, listener, nothing, nothing)
     if checkpoint.generations(request.model / "runs" / "train"):
         try:
@@ -96,15 +99,23 @@ def _trained(
     return trained_by(datasets, request, *plain)
 
 
-def _rows(
-    job: Job, datasets: list[Dataset], settled: Settled, result: Result, folder: Path
+def rows_of_run(
+    job: Job,
+    datasets: list[Dataset],
+    settled: Settled,
+    result: Result,
+    folder: Path,
+    run: str = "train",
 ) -> list[Row]:
-    """The run's row, and one for every level that its network can be cut down to."""
+    """The run's row, and one for every level that its network can be cut down to.
+
+    run: what its folder in runs/ is called.
+    """
     asked = job.asked
     net, model, specs = store.load(folder / "model")
     device = choose_device(asked.device)
     net.to(device)
-    history = History(folder / "model" / "runs" / "train").rows()
+    history = History(folder / "model" / "runs" / run).rows()
     state = "last" if asked.validations == 1 else f"best of {asked.validations} validations"
     shared: dict[str, Any] = {
         "asked": asked, "state": state, "steps": result.steps, "seconds": round(result.seconds, 1),
