@@ -24,7 +24,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bench import usable_cores
@@ -74,38 +74,56 @@ def run_all(asked: argparse.Namespace) -> int:
         print(*(described(each) for each in todo), sep="\n")
         return 0
     place = asked.work or default_cache() / "few-shot"
-    failed, lost = 0, set[str]()  # trunks that could not be trained
-    for number, each in enumerate(todo, start=1):
-        with claimed(place / f"{each.key}.lock") as mine:
-            if not mine or each.key in keys_of(read_rows(asked.rows, FewRow)):
-                continue  # another process does it, or has done it
-            print(f"{number} of {len(todo)}: {described(each)}", flush=True)
-            row = _run(each, asked, place, lost)
-            if row is None:
-                failed += 1
-                continue
-            append_rows(asked.rows, [row])
-            print(summary(row), flush=True)
-            if not asked.keep:
-                shutil.rmtree(place / each.key)
-    return failed
+    failed, lost = set[str](), set[str]()  # runs, and trunks that could not be trained
+    for wait in (False, True):  # for a trunk that another process trains, when nothing else is left
+        for number, each in enumerate(todo, start=1):
+            with suppress(Busy), claimed(place / f"{each.key}.lock"):
+                if each.key in failed | keys_of(read_rows(asked.rows, FewRow)):
+                    continue
+                trunk = _trunk(each, asked, place / "trunks", lost, wait=wait)
+                print(f"{number} of {len(todo)}: {described(each)}", flush=True)
+                row = _row(each, asked, place / each.key, trunk) if trunk else None
+                if row is None:
+                    failed.add(each.key)
+                    continue
+                append_rows(asked.rows, [row])
+                print(summary(row), flush=True)
+                if not asked.keep:
+                    shutil.rmtree(place / each.key)
+    return len(failed)
 
 
-def _run(each: FewAsked, asked: argparse.Namespace, place: Path, lost: set[str]) -> FewRow | None:
-    """The row of a run, None where it or its trunk failed; one in its folder is not made again."""
-    trunk, folder = None, place / each.key
-    if each.trunk is not None:
-        trunk = place / "trunks" / each.trunk.key
-        with claimed(trunk.with_suffix(".lock"), wait=True):
-            if each.trunk.key in lost or not rows_of(
-                each.trunk, typed(asked, each.trunk.domains), asked, trunk
-            ):
-                lost.add(each.trunk.key)
-                return None
+class Busy(Exception):
+    """Another process is at it."""
+
+
+def _trunk(
+    each: FewAsked, asked: argparse.Namespace, place: Path, lost: set[str], *, wait: bool
+) -> Path | None:
+    """The folder with the trunk of a run, trained now where it was not before; None: it failed.
+
+    Of a run without one that in which the others lie. wait: else Busy is raised where another
+    process trains it.
+    """
+    if each.trunk is None:
+        return place
+    folder = place / each.trunk.key
+    with claimed(folder.with_suffix(".lock"), wait=wait):
+        if each.trunk.key not in lost:
+            if not (folder / "rows.json").exists():
+                print(f"trunk: {each.stands_on}, for {each.domain}", flush=True)
+            if rows_of(each.trunk, typed(asked, each.trunk.domains), asked, folder):
+                return folder
+    lost.add(each.trunk.key)
+    return None
+
+
+def _row(each: FewAsked, asked: argparse.Namespace, folder: Path, trunk: Path) -> FewRow | None:
+    """The row of a run, None where it failed; one that lies in its folder is not made again."""
     done = folder / "row.json"
     if not done.exists():
         job = job_of(each, typed(asked, each.domains), asked)
-        job |= {"trunk": None if trunk is None else str(trunk.resolve())}
+        job |= {"trunk": str(trunk.resolve()) if each.trunk else None}
         files.write_json(folder / "job.json", job)
         if code := worked(folder, each.budget.threads or asked.threads, WORKER):
             print(f"failed with code {code}: {described(each)}", file=sys.stderr)
@@ -114,16 +132,18 @@ def _run(each: FewAsked, asked: argparse.Namespace, place: Path, lost: set[str])
 
 
 @contextmanager
-def claimed(path: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Whether this process alone holds `path`, for as long as the context lasts; wait: until so."""
+def claimed(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """This process alone holds `path` while the context lasts; Busy where another one does.
+
+    wait: until it no longer does.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+        except BlockingIOError as error:
+            raise Busy from error
+        yield
 
 
 def described(each: FewAsked) -> str:
@@ -159,7 +179,6 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--trunks", type=words, default=[""], help="see above; with commas")
     parser.add_argument("--preset", default="base", help="of trunks and of scratch")
-    parser.add_argument("--validations", type=int, default=1, help="1: the last state is judged")
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

@@ -72,7 +72,7 @@ def _run(
 ) -> Iterator[FewAsked]:
     plain = {
         "domains": (domain,), "cases": cases, "init": init, "seed": seed, "fold": asked.fold,
-        "budget": asked.budget, "validations": asked.validations, "device": asked.device,
+        "budget": asked.budget, "device": asked.device,
     }  # fmt: skip
     if init == "scratch":
         yield FewAsked(preset=asked.preset, model=contestant(asked.preset), **plain)
