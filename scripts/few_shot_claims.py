@@ -28,10 +28,12 @@ def claims(groups: Sequence[Group]) -> list[Claim]:
 def ahead(init: str, own: Sequence[Group], scratch: Sequence[Group]) -> Claim:
     """Whether a start on the frozen trunk beats nothing, wherever there are few patients.
 
-    Confirmed where every single pair is decided so, contradicted where one is decided otherwise;
-    a pair is decided by more than its seeds differ.
+    Confirmed where every single pair is decided so and none is missing, contradicted where one is
+    decided otherwise; a pair is decided by more than its seeds differ.
     """
     title = f"With {FEW} patients or fewer the frozen trunk (`{init}`) beats `scratch` everywhere"
+    few = [group for group in (*own, *scratch) if size_of(group) <= FEW]
+    wanted = {(group.domain, size_of(group)) for group in few}
     pairs = paired([g for g in own if size_of(g) <= FEW], scratch, size_of)
     if not pairs:
         return Claim(title, "not decided", "no rows of both")
@@ -39,10 +41,10 @@ def ahead(init: str, own: Sequence[Group], scratch: Sequence[Group]) -> Claim:
     verdict: Verdict = "not decided"
     if "contradicted" in each:
         verdict = "contradicted"
-    elif {*each} == {"confirmed"}:
+    elif each.count("confirmed") == len(wanted):
         verdict = "confirmed"
-    domains = len({group.domain for group, _ in pairs})
-    count = f"ahead in {each.count('confirmed')} of {len(pairs)} pairs, {domains} domains"
+    domains = len({domain for domain, _ in wanted})
+    count = f"ahead in {each.count('confirmed')} of {len(wanted)}, {domains} domains"
     return Claim(title, verdict, f"{count}; {_beside(pairs)}")
 
 

@@ -92,18 +92,21 @@ def document(rows: Sequence[FewRow], pictures: Sequence[str] = ()) -> str:
 
 
 def parts(groups: Sequence[Group]) -> dict[Setting, list[Group]]:
-    """The groups of each budget and trunk, those of most runs first, each with its `scratch`."""
+    """The groups of each budget and trunk, those of most runs first, each with its `scratch`.
+
+    A trunk that was given one start alone, with nothing beside it, is left to the tables of trunks.
+    """
     alone = {(g.asked.budget, g.asked.preset) for g in groups if asked_of(g).trunk is None}
     found = Counter(_setting(g, alone) for g in groups if asked_of(g).trunk is not None)
     if not found:
         found = Counter(Setting(budget, "none yet", preset) for budget, preset in alone)
-    return {
-        setting: sorted(
-            (g for g in groups if _belongs(g, setting, alone)),
-            key=lambda g: (INITS.index(asked_of(g).init), size_of(g)),
-        )
-        for setting, _ in found.most_common()
-    }
+    sections = {}
+    for setting, _ in found.most_common():
+        own = [group for group in groups if _belongs(group, setting, alone)]
+        own.sort(key=lambda group: (INITS.index(asked_of(group).init), size_of(group)))
+        if len({group.name for group in own}) > 1 or not sections:
+            sections[setting] = own
+    return sections
 
 
 def asked_of(group: Group) -> FewAsked:
@@ -136,17 +139,26 @@ def _domain_table(domain: str, groups: Sequence[Group]) -> str:
         first = next(iter(cells.values()))
         dice = [str(cells[init].dice) if init in cells else "–" for init in inits]
         patients = "all" if first.asked.cases is None else str(first.asked.cases)
-        taken = _taken(cells["nearest"]) if "nearest" in cells else ""
-        lines.append((patients, str(first.outcome.training_cases), *dice, taken))
+        lines.append((patients, str(first.outcome.training_cases), *dice, *_taken(cells, inits)))
     steps = ", ".join(f"{init} {_steps(g for g in own if g.name == init)}" for init in inits)
-    columns = ("patients", "cases", *inits, "nearest was")
-    judged = f"Judged by {own[0].outcome.validation_cases} cases. Steps: {steps}.\n"
+    columns = ("patients", "cases", *inits, *(["nearest was"] if "nearest" in inits else []))
+    judged = f"Judged by {own[0].outcome.validation_cases} cases. Steps: {steps}.{_cost(own)}\n"
     return f"### {domain}\n\n{judged}\n{table(columns, lines)}"
 
 
-def _taken(group: Group) -> str:
-    names = Counter(row.nearest.taken for row in _rows(group) if row.nearest)
-    return ", ".join(f"{name} {n}×" if n > 1 else name for name, n in names.most_common())
+def _taken(cells: dict[str, Group], inits: Sequence[str]) -> list[str]:
+    """The banks that `nearest` chose over the seeds; no cell where nobody asked for it."""
+    if "nearest" not in inits:
+        return []
+    rows = _rows(cells["nearest"]) if "nearest" in cells else []
+    names = Counter(row.nearest.taken for row in rows if row.nearest)
+    return [", ".join(f"{name} {n}×" if n > 1 else name for name, n in names.most_common())]
+
+
+def _cost(groups: Sequence[Group]) -> str:
+    """What the choice of a bank took."""
+    seconds = sorted(row.choice_s for group in groups for row in _rows(group) if row.nearest)
+    return f" `nearest` chose in {seconds[0]:.1f} to {seconds[-1]:.1f} s." if seconds else ""
 
 
 def _steps(groups: Iterable[Group]) -> str:
@@ -183,7 +195,7 @@ def _by_trunk(groups: Sequence[Group]) -> list[str]:
     said = []
     for (budget, cases, init), trunks in found.items():
         if len(trunks) > 1:
-            few = f"{cases} patients" if cases else "all patients"
+            few = "all patients" if cases is None else f"{cases} patient{'s' if cases > 1 else ''}"
             title = f"### Which trunk: {few}, {init}, {budget}\n"
             said.append(f"{title}\n{_trunk_table(trunks)}")
     return said

@@ -411,7 +411,7 @@ def test_the_aim_is_reached_only_where_every_domain_and_few_patients_are_ahead()
     both = [row(domain="heart", cases=5, dice=0.6), row("scratch", "heart", 5, 0.5)]
     verdict, numbers = aim(*ahead, *both)
     assert verdict == "confirmed"
-    assert "2 of 2 pairs, 2 domains" in numbers
+    assert "ahead in 2 of 2, 2 domains" in numbers
     assert "heart 5: 0.600 beside 0.500 (+0.100)" in numbers
     behind = [row(domain="spleen", dice=0.5), row("scratch", "spleen", dice=0.6)]
     assert aim(*ahead, *both, *behind)[0] == "contradicted"
@@ -420,6 +420,7 @@ def test_the_aim_is_reached_only_where_every_domain_and_few_patients_are_ahead()
     many = [row(domain="spleen", cases=None, dice=0.5), row("scratch", "spleen", None, 0.9)]
     assert aim(*ahead, *both, *many)[0] == "confirmed"
     assert aim(row())[0] == "not decided"
+    assert aim(*ahead, row("scratch", "heart", 5, 0.5))[0] == "not decided"  # one is missing
 
 
 def test_a_lead_smaller_than_the_seeds_differ_is_none():
@@ -444,7 +445,9 @@ def test_the_report_is_of_the_rows_alone(tmp_path):
         row("nearest", domain, cases, 0.8 + n / 100, n, nearest=chosen)
         for domain in ("liver", "heart") for cases in (1, None) for n in (0, 1)
     ]  # fmt: skip
-    rows += [row("scratch", dice=0.7), row("nearest", dice=0.6, base="a", trunk={"domains": ["a"]})]
+    one = {"base": "a", "trunk": {"domains": ["a"]}, "nearest": chosen, "choice_s": 4.0}
+    rows += [row("scratch", dice=0.7), row("nearest", dice=0.6, **one)]
+    rows.append(row(dice=0.5, trunk={"preset": "base:stages=3"}, seed=3))
     place = tmp_path / "docs" / "few-shot.md"
     write_report(place, rows)
     text = place.read_text()
@@ -454,8 +457,11 @@ def test_the_report_is_of_the_rows_alone(tmp_path):
     assert "trunk: the others, base, 30 min by the clock on 2 threads" in text
     assert "| the others, base, 30 min by the clock on 2 threads | 0.805 ± 0.005 | 0.805" in text
     assert "| a, base, 15 min by the clock on 2 threads | 0.600 | – | 0.600 | 1,000 |" in text
+    assert text.count("\n## 4 min") == 3
+    assert "`nearest` chose in 0.0 to 0.0 s." in text
+    assert "`nearest` chose in 4.0 to 4.0 s." in text
     shown = re.findall(r"\]\((pictures/.*?\.png)\)", text)
-    assert shown == ["pictures/few-shot.png", "pictures/few-shot-1.png"]
+    assert shown == [f"pictures/few-shot{end}.png" for end in ("", "-1", "-2")]
     first = {name: (place.parent / name).read_bytes() for name in shown}
     write_report(place, rows)
     assert (place.read_text(), {n: (place.parent / n).read_bytes() for n in shown}) == (text, first)

@@ -17,6 +17,7 @@ number of channels, the depth or the kernels of a bank.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,11 +27,11 @@ from torch import Tensor, nn
 from u2net3d import files
 from u2net3d.io.dataset import Case
 from u2net3d.losses import LOSSES, supervised
+from u2net3d.losses.supervision import middle, on_grid
 from u2net3d.models.blocks import value
 from u2net3d.models.network import Network
 from u2net3d.models.start import with_new_bank
 from u2net3d.models.units import Head
-from u2net3d.ops.pending import Features
 from u2net3d.patches.loader import Batch, DomainLoader
 from u2net3d.spec import BANK_LEARNING_RATE, DomainSpec, Frozen
 
@@ -135,37 +136,40 @@ def halves_of(loader: DomainLoader, cases: Iterable[Case]) -> Halves:
 def moments(net: Network, name: str, batches: Iterable[Batch], classes: int) -> Tensor:
     """(classes, F + 1, F + 1) float64: of every label the sum of x xᵀ over its voxels.
 
-    x: what the heads that give the answer read at a voxel, and a 1 behind it, so that the last
-    column holds the sum of the features, and its end the number of voxels.
+    x: what the heads that give the answer read, and a 1 behind it, so that the last column holds
+    the sum of the features, and its end the number of voxels. Where they read a coarser grid than
+    the label's, that one counts.
     """
     device = next(net.parameters()).device
-    found: Tensor | None = None
+    found = torch.zeros(0, device=device)
     for batch in batches:
-        features, grid = _read(net, name, batch.image.to(device))
-        label = _middle(batch.label, grid).to(device)
-        for x, y in zip(features.flatten(2), label.flatten(1), strict=True):
-            rows = torch.cat([x, torch.ones_like(x[:1])]).T.double()
-            own = [rows[y == k] for k in range(classes)]
-            sums = torch.stack([of_label.T @ of_label for of_label in own])
-            found = sums if found is None else found + sums
-    assert found is not None
+        features, answered = _read(net, name, batch.image.to(device))
+        label = on_grid(middle(batch.label, answered), features.shape[2:]).to(device)
+        rows = torch.cat([features, torch.ones_like(features[:, :1])], 1).movedim(1, -1).double()
+        own = [rows[label == k] for k in range(classes)]
+        sums = torch.stack([of_label.T @ of_label for of_label in own])
+        found = found + sums if len(found) else sums
     return found.cpu()
 
 
 def _read(net: Network, name: str, image: Tensor) -> tuple[Tensor, Sequence[int]]:
-    """What the heads that give the answer read (B, F, D, H, W), on its grid; and that grid."""
-    read: list[Features] = []
+    """What the heads that give the answer read (B, F, d, h, w), on the finest of their grids.
+
+    And the grid (D, H, W) of the answer.
+    """
+    read: list[Tensor] = []
 
     def listen(_: nn.Module, given: tuple[Any, ...]) -> None:
-        read.append(given[0])
+        read.append(value(given[0]))
 
     hooks = [head.register_forward_pre_hook(listen) for head in _heads(net, name)]
     try:
-        grid = net.eval()(image, name)[0].shape[2:]
+        answered = net.eval()(image, name)[0].shape[2:]
     finally:
         for hook in hooks:
             hook.remove()
-    return torch.cat([_repeated(value(features), grid) for features in read], 1), grid
+    grid = max((x.shape[2:] for x in read), key=math.prod)
+    return torch.cat([_repeated(x, grid) for x in read], 1), answered
 
 
 def _repeated(x: Tensor, grid: Sequence[int]) -> Tensor:
@@ -199,10 +203,3 @@ def _even(sums: Tensor) -> Tensor:
     """The weight of a voxel of each label, so that all labels that are there weigh the same."""
     voxels = sums[:, -1, -1]
     return torch.where(voxels > 0, 1 / (voxels * (voxels > 0).sum()).clamp(min=1), 0.0)
-
-
-def _middle(label: Tensor, size: Sequence[int]) -> Tensor:
-    """The middle of a label (B, D, H, W), as large as the answer of a network without padding."""
-    for axis, kept in enumerate(size, start=1):
-        label = label.narrow(axis, (label.shape[axis] - kept) // 2, kept)
-    return label
