@@ -36,7 +36,7 @@ from u2net3d.patches.loader import Batch, DomainLoader
 from u2net3d.spec import BANK_LEARNING_RATE, DomainSpec, Frozen
 
 BATCHES = 3  # of each half
-STEPS = 12
+STEPS = 6
 RIDGE = 1e-4  # of the features' mean square, so that features that say the same do no harm
 LEAST = -1.0  # a map that is worse than this is as bad as one that gives no number
 Halves = tuple[list[Batch], list[Batch]]
