@@ -75,8 +75,9 @@ what lies between objects that nearly touch, see [design](design.md#border-weigh
 Where neither `--model` is given nor `./model` is there, `./model` begins as a copy of the model
 that ships with the package, if one does; stderr says so. `--cases` counts patients. `--init mean`
 starts from the mean of the model's banks, with fresh stem and heads; a domain's name from that one,
-with its stem where the channels are the same and its heads of labels of the same name. To a folder
-of folds the domain is added fold by fold. See [add a domain](add-a-domain.md).
+with its stem where the channels are the same and its heads of labels of the same name; `nearest`
+likewise from the one that fits best. To a folder of folds the domain is added fold by fold. See
+[add a domain](add-a-domain.md).
 """,
     "update-domain": """\
 Without `--init` the bank goes on from its own weights with its own plan; with it, it begins anew.

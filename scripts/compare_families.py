@@ -87,19 +87,23 @@ def rows_of(
     """The rows of a run, none where it failed; those that lie in its folder are not made again."""
     done = folder / "rows.json"
     if not done.exists():
-        here = machine(each.device)
-        job = {
-            "asked": each.model_dump(mode="json"),
-            "data": str(asked.data.resolve()),
-            "domains": list(domains),
-            "machine": f"{here.gpu or here.processor}, {here.cores} cores, {here.memory_gib} GiB",
-            "versions": versions(),
-        }
-        files.write_json(folder / "job.json", job)
+        files.write_json(folder / "job.json", job_of(each, domains, asked))
         if code := worked(folder, each.budget.threads or asked.threads):
             print(f"failed with code {code}: {described(each)}", file=sys.stderr)
             return []
     return [Row.model_validate(row) for row in json.loads(done.read_text())]
+
+
+def job_of(each: Asked, domains: Sequence[str], asked: argparse.Namespace) -> dict[str, Any]:
+    """What a worker is told of a run."""
+    here = machine(each.device)
+    return {
+        "asked": each.model_dump(mode="json"),
+        "data": str(asked.data.resolve()),
+        "domains": list(domains),
+        "machine": f"{here.gpu or here.processor}, {here.cores} cores, {here.memory_gib} GiB",
+        "versions": versions(),
+    }
 
 
 def worked(folder: Path, threads: int, worker: Path = WORKER, *, ours: bool = True) -> int:

@@ -56,9 +56,9 @@ def dice_by_domain(groups: Sequence[Group]) -> bytes:
             mark = style[group.name]
             panel.plot(values, [at] * len(values), linestyle="", markersize=5, alpha=0.75, **mark)
             panel.plot(statistics.mean(values), at, "|", markersize=13, color=mark["color"])
-        panel.set_title(_literal(domain), fontsize=10)
+        panel.set_title(literal(domain), fontsize=10)
         panel.set_xlabel("Dice")
-    panels[0].set_yticks(range(len(names)), [_literal(name) for name in names])
+    panels[0].set_yticks(range(len(names)), [literal(name) for name in names])
     panels[0].set_ylim(len(names) - 0.5, -0.5)
     return _png(figure)
 
@@ -79,7 +79,7 @@ def cost(groups: Sequence[Group]) -> bytes:
             if own and values:
                 dice = statistics.mean(group.dice.mean for group in own)
                 at = statistics.geometric_mean(values)
-                panel.plot(at, dice, linestyle="", markersize=7, label=_literal(name), **style)
+                panel.plot(at, dice, linestyle="", markersize=7, label=literal(name), **style)
         _logarithmic(panel, [value for value in map(of, groups) if value > 0])
         panel.set_xlabel(title)
     panels[0].set_ylabel(f"{'mean ' if len(domains) > 1 else ''}Dice, {', '.join(domains)}")
@@ -107,12 +107,12 @@ def dice_by_size(groups: Sequence[Group]) -> bytes:
         values = [group.tercile(third) for third in range(3)]
         there = [(n, value) for n, value in enumerate(values) if value is not None]
         if there:
-            panel.plot(*zip(*there, strict=True), label=_literal(group.name), **_line(style))
+            panel.plot(*zip(*there, strict=True), label=literal(group.name), **line_of(style))
         panel.set_xticks(range(3), THIRDS)
         panel.set_xlim(-0.3, 2.3)
         panel.set_xlabel("third of the objects by size")
 
-    return _by_domain(groups, draw)
+    return by_domain(groups, draw)
 
 
 def few_images(groups: Sequence[Group]) -> bytes:
@@ -133,15 +133,15 @@ def few_images(groups: Sequence[Group]) -> bytes:
         panel.plot(
             [each.outcome.training_cases for each in line],
             [each.dice.mean for each in line],
-            label=_literal(group.name),
-            **{**_line(style[group.asked.preset]), **dashed},
+            label=literal(group.name),
+            **{**line_of(style[group.asked.preset]), **dashed},
         )
         panel.set_xlabel("cases to learn from")
         panel.set_xscale("log")
         panel.set_xticks(counts, [str(count) for count in counts])
         panel.minorticks_off()
 
-    return _by_domain(own, draw)
+    return by_domain(own, draw)
 
 
 def curves(groups: Sequence[Group]) -> bytes:
@@ -150,20 +150,20 @@ def curves(groups: Sequence[Group]) -> bytes:
     def draw(panel: Any, group: Group, style: Style) -> None:
         if len(group.outcome.curve) > 1:
             steps, values = zip(*group.outcome.curve, strict=True)
-            panel.plot(steps, values, label=_literal(group.name), **_line(style))
+            panel.plot(steps, values, label=literal(group.name), **line_of(style))
         panel.set_xlabel("step")
 
-    return _by_domain(groups, draw)
+    return by_domain(groups, draw)
 
 
-def _by_domain(groups: Sequence[Group], draw: Callable[[Any, Group, Style], None]) -> bytes:
+def by_domain(groups: Sequence[Group], draw: Callable[[Any, Group, Style], None]) -> bytes:
     """A panel per domain in which every group draws itself, Dice upwards, one legend for all."""
     domains, style = domains_of(groups), styles(names_of(groups))
     figure, panels = _panels(len(domains), 3.0, share_y=True)
     for panel, domain in zip(panels, domains, strict=True):
         for group in (each for each in groups if each.domain == domain):
             draw(panel, group, style[group.name])
-        panel.set_title(_literal(domain), fontsize=10)
+        panel.set_title(literal(domain), fontsize=10)
     panels[0].set_ylabel("Dice")
     _legend(figure, *panels)
     return _png(figure)
@@ -206,11 +206,11 @@ def _legend(figure: Any, *panels: Any) -> None:
     figure.legend(entries.values(), entries.keys(), **place)
 
 
-def _line(style: Style) -> Style:
+def line_of(style: Style) -> Style:
     return {"linewidth": 1.4, "markersize": 5, **style}
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Text in which matplotlib sees no formula."""
     return text.replace("$", r"\$")
 

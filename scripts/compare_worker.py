@@ -72,7 +72,7 @@ def work(job: Job, folder: Path) -> list[Row]:
         files.write_json(
             folder / "settled.json", {**settled.model_dump(mode="json"), "peak_gib": peak}
         )
-    rows = _rows(job, datasets, settled.model_copy(update={"peak_gib": peak}), result, folder)
+    rows = rows_of_run(job, datasets, settled.model_copy(update={"peak_gib": peak}), result, folder)
     files.write_json(folder / "rows.json", [row.model_dump(mode="json") for row in rows])
     return rows
 
@@ -99,15 +99,23 @@ def trained(
     return trained_by(datasets, request, *plain)
 
 
-def _rows(
-    job: Job, datasets: list[Dataset], settled: Settled, result: Result, folder: Path
+def rows_of_run(
+    job: Job,
+    datasets: list[Dataset],
+    settled: Settled,
+    result: Result,
+    folder: Path,
+    run: str = "train",
 ) -> list[Row]:
-    """The run's row, and one for every level that its network can be cut down to."""
+    """The run's row, and one for every level that its network can be cut down to.
+
+    run: what its folder in runs/ is called.
+    """
     asked = job.asked
     net, model, specs = store.load(folder / "model")
     device = choose_device(asked.device)
     net.to(device)
-    history = History(folder / "model" / "runs" / "train").rows()
+    history = History(folder / "model" / "runs" / run).rows()
     state = "last" if asked.validations == 1 else f"best of {asked.validations} validations"
     shared: dict[str, Any] = {
         "asked": asked, "state": state, "steps": result.steps, "seconds": round(result.seconds, 1),

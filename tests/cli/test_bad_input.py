@@ -269,7 +269,7 @@ def test_there_is_nothing_to_resume(trained, tmp_path, u2net3d):
 
 def test_an_unknown_start(copied, u2net3d):
     places = ("--data", copied.data, "--model", copied.model, "--cache", copied.cache)
-    for init in ("spleen", "nearest", "pancreas"):
+    for init in ("spleen", "pancreas"):
         said = u2net3d("add-domain", "pancreas", "--init", init, "--steps", 1, *places)
         assert said.code == 2
         assert len(said.errors) == 1

@@ -240,7 +240,7 @@ def test_a_domain_can_be_replaced_without_touching_the_others(model, add, tiny_d
     assert store.verify(model) == []
 
 
-@pytest.mark.parametrize("init", ["kidney", "spleen", "nearest"])
+@pytest.mark.parametrize("init", ["kidney", "spleen"])
 def test_an_unknown_start_is_an_error(add, spleen, init):
     with pytest.raises(UsageError, match="--init"):
         add(spleen, init=init)

@@ -173,6 +173,12 @@ def test_a_start_there_is_not_is_refused(update, liver, init):
         update(liver, init=init)
 
 
+def test_the_nearest_bank_is_one_of_the_others(model, update, liver):
+    *_, said = update(liver, init="nearest", force=True)
+    assert store.read_domains(model)["liver"].said.card["nearest"]["taken"] == "heart"
+    assert any("liver: begins from heart, the nearest" in line for line in said)
+
+
 def test_other_labels_need_another_bank(model, update, tiny_dataset):
     labels = ("background", "liver", "tumour")
     other = tiny_dataset("Task33_Liver", labels=labels)

@@ -98,7 +98,7 @@ def add_domain(
         int | None, typer.Option("--cases", min=1, help="Learn from this many patients.")
     ] = None,
     init: Annotated[
-        str, typer.Option("--init", help="fresh, mean, or a domain of the model to start from.")
+        str, typer.Option("--init", help="fresh, nearest, mean, or a domain of the model.")
     ] = "fresh",
     steps: Steps = None,
     time: Time = None,
@@ -126,7 +126,8 @@ def update_domain(
     data: Data = DATA,
     model: ModelFolder = MODEL,
     init: Annotated[
-        str | None, typer.Option("--init", help="Begin anew: fresh, mean, or another domain.")
+        str | None,
+        typer.Option("--init", help="Begin anew: fresh, nearest, mean, or a domain."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Take a worse bank too.")] = False,
     steps: Steps = None,

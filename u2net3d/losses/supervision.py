@@ -25,30 +25,30 @@ def supervised(
     """
     grids = list(dict.fromkeys(logits.shape[2:] for logits in outputs))
     weights = [0.5 ** grids.index(logits.shape[2:]) for logits in outputs]
-    target = _middle(target, grids[0])
+    target = middle(target, grids[0])
     if border is not None:
-        border = _middle(border, grids[0])
+        border = middle(border, grids[0])
     terms = [
-        weight * loss(logits, _at(target, logits), balance, *_with(border, logits))
+        weight * loss(logits, on_grid(target, logits.shape[2:]), balance, *_with(border, logits))
         for weight, logits in zip(weights, outputs, strict=True)
     ]
     return torch.stack(terms).sum() / sum(weights)
 
 
 def _with(border: Tensor | None, logits: Tensor) -> tuple[Tensor, ...]:
-    return () if border is None else (_at(border, logits),)
+    return () if border is None else (on_grid(border, logits.shape[2:]),)
 
 
-def _middle(target: Tensor, size: Sequence[int]) -> Tensor:
+def middle(target: Tensor, size: Sequence[int]) -> Tensor:
+    """The middle (B, *size) of a target (B, D, H, W), as large as an answer without padding."""
     for axis, (whole, kept) in enumerate(zip(target.shape[1:], size, strict=True), start=1):
         target = target.narrow(axis, (whole - kept) // 2, kept)
     return target
 
 
-def _at(target: Tensor, logits: Tensor) -> Tensor:
-    for axis, (fine, coarse) in enumerate(
-        zip(target.shape[1:], logits.shape[2:], strict=True), start=1
-    ):
+def on_grid(target: Tensor, grid: Sequence[int]) -> Tensor:
+    """A target (B, D, H, W) at the voxels where a coarser grid (d, h, w) of the network has its."""
+    for axis, (fine, coarse) in enumerate(zip(target.shape[1:], grid, strict=True), start=1):
         step = 1
         while -(-fine // step) > coarse:  # halving with rounding up, level by level
             step *= 2

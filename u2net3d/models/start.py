@@ -1,15 +1,44 @@
-"""Starts a bank from the banks of other domains."""
+"""Begins a bank, fresh or from the banks of other domains."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from u2net3d.models.network import Bank
+from u2net3d.models.network import Bank, BankShape, Network
 from u2net3d.models.units import Entry, Head
 from u2net3d.spec import DomainSpec
+
+
+def with_new_bank(
+    net: Network,
+    spec: DomainSpec,
+    specs: Mapping[str, DomainSpec],
+    sources: Sequence[str],
+    seed: int,
+    *,
+    ends: bool,
+) -> Network:
+    """`net` with a bank for `spec` that alone can be trained, in the place of an older one.
+
+    It starts from the mean of the banks named in `sources`. ends: also with their stem, where the
+    channels are the same, and with their heads of labels of the same name.
+    """
+    given = [net.bank(source) for source in sources]
+    if spec.name in net.banks:
+        del net.banks[spec.name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        bank = net.add_bank(spec.name, BankShape.of(spec))
+    start_from(bank, given)
+    for source, other in zip(sources, given, strict=True) if ends else ():
+        copy_ends(bank, spec, other, specs[source])
+    net.banks.requires_grad_(False)
+    net.freeze_trunk()
+    bank.requires_grad_(True)
+    return net
 
 
 @torch.no_grad()

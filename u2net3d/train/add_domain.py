@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 from u2net3d import files, store
 from u2net3d.errors import ModelError, UsageError
 from u2net3d.io.dataset import Dataset, Split, split
-from u2net3d.models.network import BankShape, Network
-from u2net3d.models.start import copy_ends, start_from
-from u2net3d.spec import DomainSpec, domain_name
 from u2net3d.train.interrupt import held_back
 from u2net3d.train.loop import train
+from u2net3d.train.new_bank import begun_bank, sources_of
 from u2net3d.train.pictures import draw_cases
 from u2net3d.train.planned import planned
 from u2net3d.train.roles import Listener, Result, Run
@@ -45,10 +40,11 @@ def add_domain(
 ) -> tuple[Result, store.Manifest]:
     """Trains a bank for `dataset` on the frozen trunk of a model and adds it to the folder.
 
-    init: `fresh`, `mean` over the model's banks, or the name of one of them; patients: how many of
-    the training patients to learn from (None: all). One file and one entry of the manifest are
-    written. Raises UsageError for a domain that is there already or an unknown `init`, ModelError,
-    with nothing written, if a byte of the trunk or of another bank is no longer what it was.
+    init: `fresh`, `mean` over the model's banks, the name of one of them, or `nearest` for the one
+    that fits best (`nearest.py` says by what); patients: how many of the training patients to
+    learn from (None: all). One file and one entry of the manifest are written. Raises UsageError
+    for a domain that is there already or an unknown `init`, ModelError, with nothing written, if a
+    byte of the trunk or of another bank is no longer what it was.
     """
     store.tidy(request.model)  # a folder that is no model stays as it is
     folder = request.model / "runs" / f"add-{dataset.domain}"
@@ -77,8 +73,9 @@ def _add_domain(
     cases = _first_patients(split(dataset, request.spec.fold), patients)
     measured = counted(dataset, prepared, "measured")
     spec = planned(dataset, cases.training, model, request.spec.cube, measured)
-    net = with_new_bank(net, spec, specs, sources, request.spec.seed, ends=init != "mean")
     each = learner(dataset, spec, cases, request, prepared)
+    net, chosen = begun_bank(net, each, cases.training, specs, init, sources, request, folder, say)
+    said = chosen.said if chosen else {}
     trunk = store.read_manifest(request.model).trunk_id
     run = Run(
         spec=request.spec,
@@ -86,61 +83,18 @@ def _add_domain(
         folder=folder,
         identity=identity(model, [each], request.spec, f"add {init} to {trunk}"),
         device=request.device,
+        said=said,
     )
     begin(run, model, request, say, net, mark)
     result = train(net, run, listener, resume=request.resume)
     require_unchanged(before)
-    made = card(each, result, request.spec) | of_the_end(net, each, run.device)
+    made = card(each, result, request.spec) | of_the_end(net, each, run.device) | said
     with held_back():  # a file, and its entry in the manifest
         manifest = store.save_domain(request.model, net, spec, made, data_sha256(each))
     require_unchanged(before)
     require_whole(request.model)
     draw_cases(net, run, result)
     return result, manifest
-
-
-def with_new_bank(
-    net: Network,
-    spec: DomainSpec,
-    specs: dict[str, DomainSpec],
-    sources: Sequence[str],
-    seed: int,
-    *,
-    ends: bool,
-) -> Network:
-    """`net` with a bank for `spec` that alone can be trained, in the place of an older one.
-
-    It starts from the mean of the banks named in `sources`. ends: also with their stem, where the
-    channels are the same, and with their heads of labels of the same name.
-    """
-    given = [net.bank(source) for source in sources]
-    if spec.name in net.banks:
-        del net.banks[spec.name]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        bank = net.add_bank(spec.name, BankShape.of(spec))
-    start_from(bank, given)
-    for source, other in zip(sources, given, strict=True) if ends else ():
-        copy_ends(bank, spec, other, specs[source])
-    net.banks.requires_grad_(False)
-    net.freeze_trunk()
-    bank.requires_grad_(True)
-    return net
-
-
-def sources_of(init: str, others: list[str]) -> list[str]:
-    """The domains that a new bank starts from."""
-    if init == "fresh":
-        return []
-    if init == "mean":
-        return others
-    if init == "nearest":
-        raise UsageError("--init", "nearest is not built yet", "use fresh, mean or a domain's name")
-    name = domain_name(init)
-    if name not in others:
-        there = ", ".join(others)
-        raise UsageError("--init", f"'{init}' is no domain of this model", f"there are: {there}")
-    return [name]
 
 
 def _first_patients(cases: Split, patients: int | None) -> Split:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -32,7 +32,7 @@ class Run:
     """What stays the same over a run.
 
     identity: see `Checkpoint`; keep: called with the network and the result so far whenever a
-    validation was the best, while the network holds that state.
+    validation was the best, while the network holds that state; said: what run.json holds besides.
     """
 
     spec: TrainSpec
@@ -41,6 +41,7 @@ class Run:
     identity: str
     device: torch.device
     keep: Callable[[Network, Result], None] = lambda _net, _result: None
+    said: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -265,6 +265,7 @@ def description(run: Run, model: ModelSpec, request: Request) -> dict[str, Any]:
             }
             for learner in run.learners
         },
+        **run.said,
     }
 
 

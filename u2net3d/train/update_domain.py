@@ -15,11 +15,10 @@ from u2net3d.train.add_domain import (
     file_hashes,
     require_unchanged,
     require_whole,
-    sources_of,
-    with_new_bank,
 )
 from u2net3d.train.interrupt import held_back
 from u2net3d.train.loop import train
+from u2net3d.train.new_bank import begun_bank, sources_of
 from u2net3d.train.pictures import draw_cases
 from u2net3d.train.planned import planned
 from u2net3d.train.roles import Learner, Listener, Result, Run
@@ -105,9 +104,11 @@ def _update(
     sources = [name]
     if update.init is not None:
         sources = sources_of(update.init, [other for other in before.specs if other != name])
-    seed, ends = request.spec.seed, update.init != "mean"
-    net = with_new_bank(net, spec, before.specs, sources, seed, ends=ends)
     each = learner(dataset, spec, cases, request, prepared)
+    net, chosen = begun_bank(
+        net, each, cases.training, before.specs, update.init, sources, request, folder, say
+    )
+    said = chosen.said if chosen else {}
     kind = f"update {update.init} of {before.sha256}"
     run = Run(
         spec=request.spec,
@@ -115,11 +116,12 @@ def _update(
         folder=folder,
         identity=identity(before.model, [each], request.spec, kind),
         device=request.device,
+        said=said,
     )
     begin(run, before.model, request, say, net, mark)
     result = train(net, run, listener, resume=request.resume)
     _compare(net, before, each, result, update.force, run, say)
-    made = card(each, result, request.spec) | of_the_end(net, each, run.device)
+    made = card(each, result, request.spec) | of_the_end(net, each, run.device) | said
     require_unchanged(others)
     with held_back():  # a file, and its entry in the manifest
         manifest = store.save_domain(request.model, net, spec, made, data_sha256(each))

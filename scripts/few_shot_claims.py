@@ -1,0 +1,63 @@
+"""What few cases were to show, and whether the rows show it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+
+from compare_evidence import Claim, Verdict, decided, mean_gap
+from compare_groups import Group, paired
+
+FEW = 5  # patients, up to which the frozen trunk is to be ahead in every domain
+
+
+def claims(groups: Sequence[Group]) -> list[Claim]:
+    """Of one budget and one trunk: starts beside nothing, and `nearest` beside the other starts."""
+    named = {init: [g for g in groups if g.name == init] for init in ("fresh", "nearest", "mean")}
+    scratch = [group for group in groups if group.name == "scratch"]
+    found = [ahead(init, own, scratch) for init, own in named.items() if own]
+    for other in ("fresh", "mean"):
+        pairs = paired(named["nearest"], named[other], size_of)
+        if pairs:
+            gap, noise = mean_gap(pairs)
+            title = f"`nearest` is ahead of `{other}`"
+            found.append(Claim(title, decided(gap, noise), f"mean {gap:+.3f}; {_beside(pairs)}"))
+    return found
+
+
+def ahead(init: str, own: Sequence[Group], scratch: Sequence[Group]) -> Claim:
+    """Whether a start on the frozen trunk beats nothing, wherever there are few patients.
+
+    Confirmed where every single pair is decided so and none is missing, contradicted where one is
+    decided otherwise; a pair is decided by more than its seeds differ.
+    """
+    title = f"With {FEW} patients or fewer the frozen trunk (`{init}`) beats `scratch` everywhere"
+    few = [group for group in (*own, *scratch) if size_of(group) <= FEW]
+    wanted = {(group.domain, size_of(group)) for group in few}
+    pairs = paired([g for g in own if size_of(g) <= FEW], scratch, size_of)
+    if not pairs:
+        return Claim(title, "not decided", "no rows of both")
+    each = [decided(a.dice.mean - b.dice.mean, max(a.dice.noise, b.dice.noise)) for a, b in pairs]
+    verdict: Verdict = "not decided"
+    if "contradicted" in each:
+        verdict = "contradicted"
+    elif each.count("confirmed") == len(wanted):
+        verdict = "confirmed"
+    domains = len({domain for domain, _ in wanted})
+    count = f"ahead in {each.count('confirmed')} of {len(wanted)}, {domains} domains"
+    return Claim(title, verdict, f"{count}; {_beside(pairs)}")
+
+
+def size_of(group: Group) -> float:
+    """Patients that were asked for; infinity for all."""
+    return inf if group.asked.cases is None else group.asked.cases
+
+
+def _beside(pairs: Sequence[tuple[Group, Group]]) -> str:
+    """`liver 1: 0.910 beside 0.920, ...`, with the number of patients."""
+    said = []
+    for a, b in pairs:
+        patients = "all" if a.asked.cases is None else str(a.asked.cases)
+        gap = a.dice.mean - b.dice.mean
+        said.append(f"{a.domain} {patients}: {a.dice} beside {b.dice} ({gap:+.3f})")
+    return ", ".join(said)

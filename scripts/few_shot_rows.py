@@ -1,0 +1,76 @@
+"""What a run on few cases is asked, and the row that it leaves: a comparison's, and a trunk's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from compare_rows import Asked, Budget, Row
+from pydantic import Field
+
+from u2net3d import files
+from u2net3d.train.nearest import Nearest
+
+ROWS = Path(__file__).resolve().parents[1] / "docs" / "results" / "few-shot.jsonl"
+Init = Literal["fresh", "nearest", "mean", "scratch"]
+INITS: tuple[Init, ...] = ("fresh", "nearest", "mean", "scratch")
+OTHERS = "the others"
+
+
+class FewAsked(Asked):
+    """A domain learnt from some of its patients: on the frozen trunk of a model, or from nothing.
+
+    init: how its bank begins, as of `add-domain`; `scratch` is a network of its own, trained as a
+    whole. trunk: the training of the model that the bank is added to, None for `scratch`; base:
+    what tables call the domains of that model.
+    """
+
+    init: Init
+    trunk: Asked | None = None
+    base: str = ""
+
+    @property
+    def key(self) -> str:
+        """Names the run: equal for equal runs on equal trunks, whatever those are called."""
+        run = Asked(**{name: getattr(self, name) for name in Asked.model_fields}).key
+        said = {"run": run, "init": self.init, "trunk": self.trunk.key if self.trunk else None}
+        return files.sha256_json(said)[:16]
+
+    @property
+    def domain(self) -> str:
+        """The one that is learnt."""
+        return self.domains[0]
+
+    @property
+    def stands_on(self) -> str:
+        """The trunk in words: its domains, its network, and all of its budget."""
+        if self.trunk is None:
+            return "nothing"
+        return f"{self.base}, {self.trunk.preset}, {whole_budget(self.trunk)}"
+
+
+class FewRow(Row):
+    """A finished run. Of one on a trunk: trunk_id; trunk_dice and trunk_steps: what the trunk's own
+    training came to, on the validation volumes of its domains.
+
+    nearest: what `--init nearest` chose of what; choice_s: what that took of the budget, counted
+    as the budget is.
+    """
+
+    asked: FewAsked
+    nearest: Nearest | None = None
+    choice_s: float = 0.0
+    trunk_id: str | None = None
+    trunk_dice: dict[str, float] = Field(default_factory=dict)
+    trunk_steps: int = 0
+
+    @property
+    def contestant(self) -> str:
+        """What tables and pictures call the run."""
+        return self.asked.init
+
+
+def whole_budget(asked: Asked) -> Budget:
+    """That of all its domains together."""
+    each = asked.budget
+    return each.model_copy(update={"amount": round(each.amount * len(asked.domains), 3)})
