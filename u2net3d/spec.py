@@ -282,11 +282,16 @@ _REFERENCE = TrainSpec(
 # preset has no line, by the defaults above.
 RECIPES: dict[str, TrainSpec] = {
     # Ronneberger et al. 2015, section 3: SGD with momentum 0.99, one large tile a step, classes
-    # balanced (here less and less) and borders weighted. The rate is not published. A gradient
+    # balanced (here less and less), borders weighted, patches deformed. The rate is not published. A gradient
     # moves a weight by 100 times the rate in the end, and without norms nothing brings activations
     # back to scale: on drawn cells 1e-2 kept driving gradients into the clipping, 1e-3 did not.
     "unet-paper": TrainSpec(
-        optimiser="sgd", learning_rate=1e-3, weight_decay=0, loss="border_ce", balanced_share=1.0
+        optimiser="sgd",
+        learning_rate=1e-3,
+        weight_decay=0,
+        loss="border_ce",
+        balanced_share=1.0,
+        elastic=True,
     ),
     **{
         f"reference-{adapter}": _REFERENCE

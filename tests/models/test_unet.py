@@ -125,5 +125,5 @@ def test_separable_ones_share_their_matrices_and_nothing_else():
 def test_the_published_preset_is_trained_as_published():
     model, recipe = PRESETS["unet-paper"], RECIPES["unet-paper"]
     assert (model.base_channels, model.budget.least_batch, model.budget.most_batch) == (64, 1, 1)
-    assert (recipe.optimiser, recipe.loss) == ("sgd", "border_ce")
+    assert (recipe.optimiser, recipe.loss, recipe.elastic) == ("sgd", "border_ce", True)
     assert recipe.learning_rate / (1 - 0.99) <= 0.1  # what a gradient moves a weight by in the end
