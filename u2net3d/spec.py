@@ -282,8 +282,8 @@ _REFERENCE = TrainSpec(
 # preset has no line, by the defaults above.
 RECIPES: dict[str, TrainSpec] = {
     # Ronneberger et al. 2015, section 3: SGD with momentum 0.99, one large tile a step, classes
-    # balanced (here less and less), borders weighted, patches deformed. The rate is not published. A
-    # gradient moves a weight by 100 times the rate in the end, and without norms nothing brings
+    # balanced (here less and less), borders weighted, patches deformed. The rate is not published:
+    # a gradient moves a weight by 100 times the rate in the end, and without norms nothing brings
     # activations back to scale: on drawn cells 1e-2 kept driving gradients into the clipping, 1e-3
     # did not.
     "unet-paper": TrainSpec(
