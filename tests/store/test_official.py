@@ -169,7 +169,9 @@ def test_another_network_is_refused(saved, refusal):
 def test_weights_that_are_no_numbers_are_refused(official, saved, refusal):
     state, _ = official("separable")
     state["out_tr_list.0.conv1.bias"].fill_(float("nan"))
-    assert "'out_tr_list.0.conv1.bias' holds values that are no finite" in refusal(read_official, saved(state))
+    assert "'out_tr_list.0.conv1.bias' holds values that are no finite" in refusal(
+        read_official, saved(state)
+    )
 
 
 def test_every_tensor_has_its_place(official, saved, refusal):

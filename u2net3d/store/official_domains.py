@@ -65,7 +65,7 @@ def official_domain(name: str, stages: int, *, independent: bool = False) -> Dom
 
 
 def _own(facts: _Facts) -> Plan:
-    """The plan of an independent network: an axis is halved from the first stage on, while it may."""
+    """The plan of an independent network: every axis is halved from the first stage on."""
     d, h, w = facts.halvings
     strides = [(1 + (i < d), 1 + (i < h), 1 + (i < w)) for i in range(max(facts.halvings))]
     return Plan(
