@@ -26,12 +26,12 @@ from compare_rows import ROWS, Asked, Budget, Row, append_rows, keys_of, read_ro
 
 from u2net3d import files
 from u2net3d.cli.training import seconds_of
-from u2net3d.errors import U2Net3dError, UsageError
+from u2net3d.errors import U2Net3dError
+from u2net3d.models.named import model_of, plain
 from u2net3d.prep.cache import default_cache
-from u2net3d.spec import PRESETS, Design, ModelSpec, TrainSpec, domain_name
+from u2net3d.spec import PRESETS, ModelSpec, TrainSpec, domain_name
 
 WORKER = Path(__file__).resolve().with_name("compare_worker.py")
-_NOT_CHANGED = {"preset", "family", "design", "options"}  # of ModelSpec, by a word of their own
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -154,51 +154,8 @@ def domains_by_name(texts: Sequence[str]) -> dict[str, str]:
 
 
 def contestant(text: str) -> ModelSpec:
-    """The network that `preset:field=value:...` names; raises UsageError for what there is not.
-
-    A field is one of ModelSpec or of Design, else an option of the preset's family.
-    """
-    name, *changes = text.split(":")
-    if name not in PRESETS:
-        there = ", ".join(PRESETS)
-        raise UsageError("--presets", f"there is no preset '{name}'", f"there are: {there}")
-    said = PRESETS[name].model_dump()
-    for change in changes:
-        field, equals, value = change.partition("=")
-        if not equals:
-            raise UsageError("--presets", f"'{change}' in {text}", "write field=value")
-        if field in ModelSpec.model_fields and field not in _NOT_CHANGED:
-            said[field] = plain(value)
-        elif said["family"] == "universal" and field in Design.model_fields:
-            said["design"] = {**said["design"], field: plain(value)}
-        else:
-            said["options"] = {**said["options"], field: plain(value)}
-    return buildable(text, said)
-
-
-def buildable(text: str, said: dict[str, Any]) -> ModelSpec:
-    """The model of these fields, built once as a shape alone: before hours of the others' runs."""
-    import torch
-
-    from u2net3d.models import network
-
-    try:
-        model = ModelSpec.model_validate(said)
-        with torch.device("meta"):
-            network(model)
-    except ValueError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        what = "; ".join(lines[1:3] or lines)
-        raise UsageError("--presets", f"{text}: {what}", "see its family") from error
-    return model
-
-
-def plain(value: str) -> Any:
-    """`3`, `0.5`, `true` as JSON has them; anything else is a word."""
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
+    """The network that `preset:field=value:...` names; raises UsageError for what there is not."""
+    return model_of(text, "--presets")
 
 
 def described(each: Asked) -> str:

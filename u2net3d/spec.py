@@ -302,6 +302,15 @@ RECIPES: dict[str, TrainSpec] = {
 }
 
 
+def preset_of(model: ModelSpec) -> str:
+    """`unet:block=residual`: its preset, and what of design and options is not the preset's own."""
+    known = PRESETS.get(model.preset, model)
+    own = {**known.design.model_dump(), **known.options}
+    said = {**model.design.model_dump(), **model.options}
+    changed = (f":{field}={value}" for field, value in said.items() if own.get(field) != value)
+    return model.preset + "".join(changed)
+
+
 def domain_name(text: str) -> str:
     """`Task21_LeftAtrium`, `Dataset021_LeftAtrium`, `Left Atrium` -> `leftatrium`.
 

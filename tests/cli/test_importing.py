@@ -58,6 +58,24 @@ def test_a_checkpoint_of_official_domains_needs_their_names_alone(trained, check
         assert torch.equal(found(image, "prostate")[0], net(image, "prostate")[0])
 
 
+def test_an_independent_checkpoint_keeps_the_grid_that_it_learnt_on(tmp_path, capsys):
+    model = PRESETS["reference-independent"].model_copy(update={"base_channels": 2, "stages": 4})
+    net, spec = network(model), official_domain("hippocampus", 4, independent=True)
+    net.add_bank(spec.name, BankShape.of(spec))
+    ours, like = net.state_dict(), Official(None, "independent", 2, 4, (), {})
+    theirs = {
+        f"{there}.{part}": ours[f"{name}.{part}"]
+        for name, there in _modules(like, ["hippocampus"])
+        for part in ("weight", "bias")
+    }
+    torch.save(theirs, tmp_path / "state.pth")
+    words = ["import-reference", str(tmp_path / "state.pth"), "--domains", "hippocampus"]
+    assert run([*words, "--model", str(tmp_path / "model")]) == 0
+    assert store.read_specs(tmp_path / "model") == {"hippocampus": spec}
+    assert store.read_manifest(tmp_path / "model").model.preset == "reference-independent"
+    assert "patches of 40×56×40 voxels of 1×1×1 mm" in capsys.readouterr().err
+
+
 def test_other_domains_are_described_in_a_file(trained, checkpoint, tmp_path):
     specs = [spec.model_copy(update={"name": f"{spec.name}2"}) for spec in trained[1]]
     plan, folder = tmp_path / "plan.json", tmp_path / "model"

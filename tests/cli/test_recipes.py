@@ -52,6 +52,14 @@ def test_a_preset_with_a_recipe_is_trained_by_it(options, data):
     assert spec == RECIPES["reference-series"].model_copy(update={"seed": 7})
 
 
+def test_a_changed_preset_keeps_its_recipe_and_says_what_it_is_meant_for(options, data, capsys):
+    spec = asked(training.train, ["liver"], data, "reference-series:base_channels=2", options)
+    assert spec == RECIPES["reference-series"].model_copy(update={"seed": 7})
+    assert "two patches of 128³ voxels a step" in capsys.readouterr().err
+    asked(training.train, ["liver"], data, "base:base_channels=2", options)
+    assert "GPU" not in capsys.readouterr().err
+
+
 def test_a_preset_without_one_is_trained_by_the_default(options, data):
     spec = asked(training.train, ["liver"], data, "base", options)
     assert spec == TrainSpec(seed=7)
@@ -94,7 +102,7 @@ def test_every_loss_can_be_asked_for(options, data, loss):
 
 
 def test_a_loss_that_there_is_not_is_refused_with_those_there_are(options, data):
-    with pytest.raises(UsageError, match="'hinge' — use dice_ce or border_ce"):
+    with pytest.raises(UsageError, match="'hinge' — use one of dice_ce, border_ce"):
         training.train(["liver"], data, "base", replace(options, loss="hinge"))
 
 

@@ -209,8 +209,15 @@ def test_errors_of_objects_stand_beside_the_scores_where_they_are_asked_for(tmp_
         "rand error",
         "warping error",
     ]
+    assert "probabilities beside: 0 of 1 cases" in str(report.to_table().caption)
     plain = evaluate((pred, ref), labels=LABELS[:2])
     assert "rand_error" not in json.dumps(plain.to_json()) + plain.to_csv()
+
+
+def test_an_error_that_is_not_0_does_not_look_like_it():
+    from u2net3d.evaluate.table import _error
+
+    assert [_error(value) for value in (0, 1e-6, 0.00975)] == ["0.00000", "<0.00001", "0.00975"]
 
 
 def test_probabilities_beside_a_prediction_are_thresholded(tmp_path):
@@ -224,6 +231,7 @@ def test_probabilities_beside_a_prediction_are_thresholded(tmp_path):
     nib.save(nib.Nifti1Image(shares, SPACING), pred / "a.probabilities.nii.gz")
     report = evaluate((pred, ref), labels=LABELS[:2], metrics=METRICS)
     assert set(report.mean().errors.values()) == {0}
+    assert report.to_json()["with_probabilities"] == ["a"]
     nib.save(nib.Nifti1Image(shares[:3], SPACING), pred / "a.probabilities.nii.gz")
     (failure,) = evaluate((pred, ref), labels=LABELS[:2], metrics=METRICS).failures
     assert failure.why.startswith("--pred a.probabilities.nii.gz: ")

@@ -112,6 +112,20 @@ def test_a_net_without_adapters_becomes_a_shared_one(official, saved):
     assert as_network(found, SPECS).model.preset == "reference-shared"
 
 
+def test_a_net_without_adapters_of_one_domain_is_an_independent_one(official, saved):
+    state, _ = official("parallel")
+    plain = {name: tensor for name, tensor in state.items() if ".adapOps." not in name}
+    second = (".op.1.", "in_tr_list.1.", "out_tr_list.1.", "dSupers.0.1.", "dSupers.1.1.")
+    alone = {name: tensor for name, tensor in plain.items() if not any(s in name for s in second)}
+    shared, found = as_network(read_official(saved(plain)), SPECS), read_official(saved(alone))
+    assert found.adapter == "independent"
+    net = as_network(found, SPECS[:1])
+    assert not list(net.trunk.parameters())
+    image = image_of(0).float()
+    with torch.no_grad():
+        assert torch.equal(net(image, "heart")[0], shared(image, "heart")[0])
+
+
 def test_a_state_dict_is_found_inside_of_what_was_saved_with_it(official, saved):
     state, _ = official("separable")
     parallel = {f"module.{name}": tensor for name, tensor in state.items()}
@@ -133,9 +147,19 @@ def test_objects_are_refused_and_nothing_is_run(saved, refusal, tmp_path, monkey
     assert not Path("touched").exists()
 
 
-@pytest.mark.parametrize("content", [{}, {"a": 1.0}, [torch.ones(2)], {"w": torch.ones(2).long()}])
-def test_what_is_no_state_dict_is_refused(content, saved, refusal):
-    assert "no state dict" in refusal(read_official, saved(content))
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({}, "holds no state dict, or an empty one"),
+        ([torch.ones(2)], "holds no state dict, or an empty one"),
+        ({"a": 1.0}, "'a' is of type float"),
+        ({"w": torch.ones(2).long()}, "'w' holds torch.int64"),
+    ],
+)
+def test_what_is_no_state_dict_is_refused_for_what_it_is(content, said, saved, refusal):
+    line = refusal(read_official, saved(content))
+    assert said in line
+    assert "save the `model_state_dict`" in line
 
 
 def test_another_network_is_refused(saved, refusal):
@@ -145,7 +169,9 @@ def test_another_network_is_refused(saved, refusal):
 def test_weights_that_are_no_numbers_are_refused(official, saved, refusal):
     state, _ = official("separable")
     state["out_tr_list.0.conv1.bias"].fill_(float("nan"))
-    assert "finite" in refusal(read_official, saved(state))
+    assert "'out_tr_list.0.conv1.bias' holds values that are no finite" in refusal(
+        read_official, saved(state)
+    )
 
 
 def test_every_tensor_has_its_place(official, saved, refusal):
@@ -177,6 +203,21 @@ def test_the_domains_of_the_official_code_are_known():
         for spec in (official_domain(name, 6) for name in ("liver", "hippocampus", "prostate"))
     ]
     assert sizes == [(1, 2), (1, 3), (2, 3)]
+
+
+def test_an_independent_network_keeps_its_own_patch_spacing_and_halvings():
+    prostate = official_domain("prostate", 6, independent=True)
+    assert prostate.plan.patch_size == (20, 192, 192)
+    assert prostate.plan.spacing_mm == (3.6, 0.625, 0.625)
+    assert prostate.plan.strides == ((1, 1, 1), *[(2, 2, 2)] * 2, *[(1, 2, 2)] * 3)
+    hippocampus = official_domain("hippocampus", 4, independent=True)
+    assert hippocampus.plan.patch_size == (40, 56, 40)
+    assert hippocampus.plan.strides == ((1, 1, 1), *[(2, 2, 2)] * 3)
+
+
+def test_a_depth_that_no_independent_network_has_means_a_cube():
+    hippocampus = official_domain("hippocampus", 6, independent=True)
+    assert hippocampus.plan.patch_size == (128, 128, 128)
 
 
 def test_another_domain_is_refused_by_name(refusal):

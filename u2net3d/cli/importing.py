@@ -29,12 +29,19 @@ def import_reference(
         specs = _described(plan)
     else:
         names = (domains or "").split(",")
-        specs = [official_domains.official_domain(name, found.stages) for name in names]
+        alone = found.adapter == "independent"
+        specs = [
+            official_domains.official_domain(name, found.stages, independent=alone)
+            for name in names
+        ]
     if len({spec.name for spec in specs}) < len(specs):
         raise UsageError("--domains", "a name is given twice", "name each domain once")
     manifest = official.import_reference(found, specs, model)
-    listed = ", ".join(spec.name for spec in specs)
-    say(f"{model}: {manifest.model.preset} of {found.base_channels} channels, {listed}")
+    say(f"{model}: {manifest.model.preset} of {found.base_channels} channels")
+    for spec in specs:
+        size = "×".join(map(str, spec.plan.patch_size))
+        spacing = "×".join(f"{mm:.3g}" for mm in spec.plan.spacing_mm)
+        say(f"{spec.name}: patches of {size} voxels of {spacing} mm")
 
 
 def _described(plan: Path) -> list[DomainSpec]:

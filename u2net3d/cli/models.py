@@ -14,7 +14,7 @@ from rich.table import Table
 from u2net3d import store
 from u2net3d.cli.places import to_read
 from u2net3d.errors import UsageError
-from u2net3d.spec import PRESETS, DomainSpec, Plan, ZScoreNormalisation, domain_name
+from u2net3d.spec import PRESETS, DomainSpec, ModelSpec, Plan, ZScoreNormalisation, domain_name
 from u2net3d.volume import Triple
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ def models(
     json: bool,
 ) -> None:
     """Prints a row per preset, or JSON."""
-    if preset is not None and preset not in PRESETS:
-        mend = f"use {' or '.join(PRESETS)}"
-        raise UsageError("--preset", f"there is no preset '{preset}'", mend)
+    from u2net3d.models.named import model_of
+
+    asked = PRESETS if preset is None else {preset: model_of(preset)}
     size = _triple(patch)
     said = None if domain is None else _domain(domain_name(domain), to_read(named))
     rows = {}
-    for name in [preset] if preset else PRESETS:
-        rows[name] = _row(name, *_asked(name, size, channels, classes, said))
+    for name, spec in asked.items():
+        rows[name] = _row(name, spec, *_asked(spec, size, channels, classes, said))
     if json:
         print(json_format.dumps(rows, indent=2))  # noqa: T201
         return
@@ -64,7 +64,7 @@ def _domain(name: str, model: Path) -> DomainSpec:
 
 
 def _asked(
-    preset: str, patch: Triple, channels: int, classes: int, said: DomainSpec | None
+    spec: ModelSpec, patch: Triple, channels: int, classes: int, said: DomainSpec | None
 ) -> tuple[BankShape, Plan]:
     """The bank and the plan that a domain of a model, or one of cubic voxels, has under a preset.
 
@@ -74,7 +74,6 @@ def _asked(
     from u2net3d.models.network import BankShape
     from u2net3d.prep.plan import topology
 
-    spec = PRESETS[preset]
     if said is None:
         found = topology(ISOTROPIC_MM, patch, spec.stages)
         plan = Plan(
@@ -96,16 +95,16 @@ def _asked(
     return shape, plan.model_copy(update={"margin": margin})
 
 
-def _row(preset: str, shape: BankShape, plan: Plan) -> dict[str, Any]:
+def _row(preset: str, spec: ModelSpec, shape: BankShape, plan: Plan) -> dict[str, Any]:
     from u2net3d.models.count import cost
 
     try:
-        found = cost(PRESETS[preset], shape, plan.seen)
+        found = cost(spec, shape, plan.seen)
     except ValueError as error:
         raise UsageError("--patch", f"{preset}: {error}", "choose a larger patch") from error
     return {
-        "family": PRESETS[preset].family,
-        "base_channels": PRESETS[preset].base_channels,
+        "family": spec.family,
+        "base_channels": spec.base_channels,
         **shape.model_dump(mode="json"),
         "stages": shape.stages,
         "patch": list(plan.patch_size),
@@ -131,7 +130,16 @@ def _table(rows: dict[str, dict[str, Any]]) -> Table:
     table = Table()
     for name in ("preset", "family", "patch"):
         table.add_column(name)
-    numbers = ("stages", "trunk", "bank", "multiply-adds", "pointwise", "of dense", "1/N + 1/k")
+    numbers = (
+        "stages",
+        "channels",
+        "trunk",
+        "bank",
+        "multiply-adds",
+        "pointwise",
+        "of dense",
+        "1/N + 1/k",
+    )
     for name in numbers:
         table.add_column(name, justify="right")
     for preset, row in rows.items():
@@ -142,6 +150,7 @@ def _table(rows: dict[str, dict[str, Any]]) -> Table:
             row["family"],
             "×".join(map(str, row["patch"])),
             str(row["stages"]),
+            str(row["base_channels"]),
             f"{row['trunk_weights']:,}",
             f"{row['bank_weights']:,}",
             f"{row['multiply_adds'] / 1e9:,.2f} G",
@@ -149,7 +158,8 @@ def _table(rows: dict[str, dict[str, Any]]) -> Table:
             *ratios,
         )
     table.caption = (
-        "trunk and bank: weights; multiply-adds of one patch, half its FLOPs, and their pointwise"
-        " share; of dense: separable units against dense convolutions, counted and analytic"
+        "channels: of the full resolution, twice as many at each halving; trunk and bank: weights;"
+        " multiply-adds of one patch, half its FLOPs, and their pointwise share; of dense:"
+        " separable units against dense convolutions, counted and analytic"
     )
     return table

@@ -18,11 +18,11 @@ from u2net3d.errors import UsageError
 from u2net3d.infer.predict import choose_device
 from u2net3d.io.dataset import Dataset, find_dataset, find_datasets, split
 from u2net3d.losses import LOSSES
+from u2net3d.models.named import model_of
 from u2net3d.prep.cache import default_cache
 from u2net3d.spec import (
     BANK_LEARNING_RATE,
     PRESET_STEPS,
-    PRESETS,
     RECIPES,
     STEPS_PER_DOMAIN,
     TrainSpec,
@@ -59,19 +59,16 @@ def train(names: list[str], data: Path, preset: str, options: Options) -> None:
     """Trains a new model, or one per fold, and says where it is."""
     if not all(name.strip() for name in names):
         raise UsageError("--domains", f"'{','.join(names)}' holds an empty name", "write a,b,c")
-    if preset not in PRESETS:
-        raise UsageError(
-            "--preset", f"there is no preset '{preset}'", f"use {' or '.join(PRESETS)}"
-        )
+    asked = model_of(preset)
     folds = folds_of(options.fold)
-    request = _request(options, _recipe(preset, TrainSpec(), len(names)))
+    request = _request(options, _recipe(asked.preset, TrainSpec(), len(names)))
     datasets = find_datasets(data, names)
+    if (edge := request.spec.cube) and request.device.type == "cpu":
+        say(f"{preset}: two patches of {edge}³ voxels a step, as published; it is meant for a GPU")
 
     def one(request: Request) -> None:
         with listener([dataset.domain for dataset in datasets]) as watching:
-            result, manifest = train_model(
-                datasets, PRESETS[preset], request, watching, say, show_prepared
-            )
+            result, manifest = train_model(datasets, asked, request, watching, say, show_prepared)
         _report(request.model, request.model / "runs" / "train", result, manifest)
 
     if folds:
@@ -192,7 +189,7 @@ def _request(options: Options, preset: TrainSpec) -> Request:
         raise UsageError("--time", "--steps is given as well", "give one of the two")
     if options.loss is not None and options.loss not in LOSSES:
         what = f"there is no loss '{options.loss}'"
-        raise UsageError("--loss", what, f"use {' or '.join(LOSSES)}")
+        raise UsageError("--loss", what, f"use one of {', '.join(LOSSES)}")
     spec = preset.model_copy(
         update={
             "steps": options.steps or preset.steps,

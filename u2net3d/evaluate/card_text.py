@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from u2net3d.errors import one_line
 from u2net3d.evaluate.card import DomainCard, ModelCard, counted
 from u2net3d.evaluate.pictures import DPI, ON_WHITE, dress, literal, png_of
-from u2net3d.spec import Normalisation
+from u2net3d.spec import Normalisation, preset_of
 
 UNKNOWN = "not known"
 
@@ -153,7 +153,7 @@ def _plan(card: DomainCard) -> Iterable[str]:
 
 def _network(card: DomainCard | ModelCard) -> str:
     net = card.network
-    return f"preset {net.preset}, {net.base_channels} channels, {net.stages} stages"
+    return f"preset {preset_of(net)}, {net.base_channels} channels, {net.stages} stages"
 
 
 def _normalisation(said: Normalisation) -> str:

@@ -78,7 +78,10 @@ class Means:
 
 @dataclass(frozen=True)
 class Report:
-    """The scores of a folder; labels without the background, cases in order of their names."""
+    """The scores of a folder; labels without the background, cases in order of their names.
+
+    with_probabilities: the cases whose errors of objects are those of the best threshold.
+    """
 
     labels: tuple[str, ...]
     tolerance_mm: float
@@ -87,6 +90,7 @@ class Report:
     without_prediction: tuple[str, ...] = ()
     without_reference: tuple[str, ...] = ()
     domain: str | None = None
+    with_probabilities: tuple[str, ...] = ()
 
     def label_means(self) -> dict[str, Means]:
         """Per label the mean over the cases that count: those with the label in either mask."""
@@ -132,6 +136,7 @@ class Report:
             "failed": {failure.case: failure.why for failure in self.failures},
             "without_prediction": list(self.without_prediction),
             "without_reference": list(self.without_reference),
+            **({"with_probabilities": list(self.with_probabilities)} if self.errors else {}),
         }
 
     def to_csv(self) -> str:
@@ -198,6 +203,9 @@ def evaluate_folder(
         without_prediction=tuple(sorted(references.keys() - predictions.keys())),
         without_reference=tuple(sorted(predictions.keys() - references.keys())),
         domain=domain,
+        with_probabilities=tuple(
+            case.case for case in cases if metrics and _beside(predictions[case.case]).is_file()
+        ),
     )
 
 

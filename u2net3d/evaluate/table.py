@@ -24,7 +24,7 @@ def table(report: Report) -> Table:
     errors = [name.replace("_", " ") for name in report.errors]
     for name in ("Dice", "IoU", "HD95 mm", nsd, *errors, "predicted ml", "reference ml"):
         drawn.add_column(name, justify="right")
-    drawn.add_column("")
+    drawn.add_column("outcome")
     for case in report.cases:
         drawn.add_section()
         for n, score in enumerate(case.scores):
@@ -49,8 +49,12 @@ def _title(report: Report) -> str:
 
 
 def _caption(report: Report) -> str:
-    """What did not enter the table, a line each."""
-    lines = [f"failed: {failure.case}: {failure.why}" for failure in report.failures]
+    """What the errors were measured on, and what did not enter the table, a line each."""
+    lines = []
+    if report.errors:
+        used = f"{len(report.with_probabilities)} of {len(report.cases)} cases"
+        lines.append(f"errors at the best threshold of the probabilities beside: {used}")
+    lines += [f"failed: {failure.case}: {failure.why}" for failure in report.failures]
     for what, names in (
         ("without a prediction", report.without_prediction),
         ("without a reference", report.without_reference),
@@ -62,12 +66,17 @@ def _caption(report: Report) -> str:
 
 def _figures(row: LabelScore | Means, report: Report) -> list[str]:
     texts = [f"{row.dice:.3f}", f"{row.iou:.3f}", f"{row.hd95_mm:.1f}", f"{row.nsd:.3f}"]
-    texts += [f"{row.errors.get(name, nan):.3g}" for name in report.errors]
+    texts += [_error(row.errors.get(name, nan)) for name in report.errors]
     return [text.replace("nan", "–") for text in texts]
 
 
+def _error(value: float) -> str:
+    """To five digits behind the point; what is not 0 does not look like it."""
+    return "<0.00001" if 0 < value < 5e-6 else f"{value:.5f}"
+
+
 def _counts(means: Means) -> str:
-    parts = [f"n {means.counted}"]
+    parts = [f"{means.counted} counted"]
     for number, what in ((means.missed, "missed"), (means.false_alarms, "false alarms")):
         if number:
             parts.append(f"{number} {what}")

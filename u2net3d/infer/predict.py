@@ -42,7 +42,7 @@ class Options:
 
     overlap: share of a patch that neighbouring tiles share; tta: average over reflections;
     cleanup: of the labels that the domain's card names, keep the largest component alone; level: of
-    a family that answers at several depths, which (see `Levels.chosen`).
+    a family that answers at several depths, which (see `Origin.level`).
     """
 
     overlap: float = 0.5
@@ -60,7 +60,7 @@ class Origin:
 
     trunk_id: as in the manifest; domain_sha256: of the domain file's bytes; largest_component:
     names of the labels of which only the largest component is kept, by the domain's validation;
-    levels: at which it can answer, None where at its full depth alone.
+    levels: what they were worth when training ended, None where nobody judged them.
     """
 
     trunk_id: str
@@ -68,20 +68,24 @@ class Origin:
     largest_component: tuple[str, ...] = ()
     levels: store.Levels | None = None
 
-    def level(self, domain: str, asked: Level | Literal["auto"] | None) -> Level | None:
-        """The level at which a domain answers. Raises UsageError for one that there is not."""
+    def level(self, domain: str, asked: Level | Literal["auto"] | None, count: int) -> Level | None:
+        """The level of `count` at which a domain answers. UsageError for one that there is not."""
         if asked is None:
             return None
-        if self.levels is None:
+        if not count:
             what = f"the network of {domain} answers at its full depth alone"
             raise UsageError("--level", what, "leave it out")
-        chosen = self.levels.auto if asked == "auto" else asked
+        auto = self.levels.auto if self.levels else None
+        chosen = auto if asked == "auto" else asked
+        there = "give 1" if count == 1 else f"give 1 to {count}"
+        mend = f"{there}, auto or mean" if auto else f"{there} or mean"
         if chosen is None:
-            what = f"for {domain} none was chosen, it had no validation cases"
-            raise UsageError("--level", what, f"give 1 to {self.levels.count}")
-        if chosen != "mean" and not 1 <= chosen <= self.levels.count:
-            what = f"{domain} has no level {chosen}"
-            raise UsageError("--level", what, f"give 1 to {self.levels.count}, auto or mean")
+            what = (
+                f"those of {domain} were never judged: no validation cases, or no end of training"
+            )
+            raise UsageError("--level", what, mend)
+        if chosen != "mean" and not 1 <= chosen <= count:
+            raise UsageError("--level", f"{domain} has no level {chosen}", mend)
         return chosen
 
 
@@ -128,13 +132,13 @@ class Model:
         Raises UsageError for a level that the domain has not.
         """
         spec, origin = self.spec(domain), self.origin(domain)
-        level = origin.level(spec.name, options.level)
+        level = self._level(spec, options)
         return self._engines.name(spec, origin.trunk_id, origin.domain_sha256, level)
 
     def engine_note(self, domain: str, options: Options = DEFAULT) -> str | None:
         """Why that is not the engine that was asked for; None where it is."""
         spec = self.spec(domain)
-        return self._engines.note(spec, self.origin(domain).level(spec.name, options.level))
+        return self._engines.note(spec, self._level(spec, options))
 
     def packages(self, domain: str, options: Options = DEFAULT) -> tuple[str, ...]:
         """The packages that compute a domain's labels, beside this one: they may decide about them.
@@ -241,6 +245,14 @@ class Model:
         logits, preparation = self._logits(image, spec, options, streams)
         return restore_both(logits, preparation, len(spec.labels))
 
+    def _level(self, spec: DomainSpec, options: Options) -> Level | None:
+        """At which a domain answers; the network is asked how many there are if no card says it."""
+        if options.level is None:
+            return None
+        origin = self._origins[spec.name]
+        count = origin.levels.count if origin.levels else self._engines.net().levels(spec.name)
+        return origin.level(spec.name, options.level, count)
+
     def _label(self, image: Volume, domain: str, options: Options) -> Array:
         return restore(*self._logits(image, self.spec(domain), options))
 
@@ -251,7 +263,7 @@ class Model:
         prepared, preparation = prepare(image, spec.plan)
         hand_back_freed_memory()  # several times the image; sums may have its place
         origin = self._origins[spec.name]
-        level, tile = origin.level(spec.name, options.level), middle_tile(prepared, spec.plan)
+        level, tile = self._level(spec, options), middle_tile(prepared, spec.plan)
         engine = self._engines.run(spec, origin.trunk_id, origin.domain_sha256, tile, level)
         return _slices(engine, spec, prepared, preparation, options, room), preparation
 

@@ -28,8 +28,11 @@ _PARTS = {
     "series": {"inner": "op1.0", "adapter": "op1.1"},
     "parallel": {"adapter": "op1"},
     "shared": {},
+    "independent": {},
 }
+_SAVE = "save the `model_state_dict` of a trained network with the official code"
 _OTHER = "it is no checkpoint of u2net_torch, or of another network"
+_NAME = "name a checkpoint of its models/u2net3d.py"
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,8 @@ class Official:
     """What a checkpoint holds.
 
     adapter: as in `ReferenceOptions`; domains: image channels and classes of each, in the order of
-    `--tasks`; tensors: by the names there. Independent nets look like a shared one of one domain,
-    which they are.
+    `--tasks`; tensors: by the names there. A net without adapters that knows one domain alone is
+    taken for an independent one.
     """
 
     path: Path
@@ -69,9 +72,12 @@ def read_official(path: Path) -> Official:
         classes = [len(tensors[f"out_tr_list.{t}.conv1.weight"]) for t in range(numbers[0])]
         base_channels = stems[0][0]
     except (KeyError, IndexError) as error:
-        raise ModelError(path, _OTHER, "name a checkpoint of its models/u2net3d.py") from error
+        raise ModelError(path, _OTHER, _NAME) from error
     domains = tuple((stem[1], k) for stem, k in zip(stems, classes, strict=True))
-    return Official(path, _adapter(tensors), base_channels, numbers[1], domains, tensors)
+    adapter = _adapter(tensors)
+    if adapter == "shared" and len(domains) == 1:
+        adapter = "independent"
+    return Official(path, adapter, base_channels, numbers[1], domains, tensors)
 
 
 def as_network(official: Official, specs: Sequence[DomainSpec]) -> Network:
@@ -95,10 +101,11 @@ def as_network(official: Official, specs: Sequence[DomainSpec]) -> Network:
             tensor, name = given.pop(f"{theirs}.{part}", None), f"{ours}.{part}"
             if tensor is None or tensor.numel() != expected[name].numel():
                 what = f"{theirs}.{part} is missing, or not of the shape that it should have"
-                raise ModelError(official.path, what, _OTHER)
+                raise ModelError(official.path, f"{what}; {_OTHER}", _NAME)
             found[name] = tensor.to(torch.get_default_dtype()).reshape(expected[name].shape)
     if given:
-        raise ModelError(official.path, f"{min(given)} has no place in the network", _OTHER)
+        what = f"{min(given)} has no place in the network; {_OTHER}"
+        raise ModelError(official.path, what, _NAME)
     net.load_state_dict(found)
     return net.eval()
 
@@ -123,16 +130,23 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         raise ModelError(path, what, mend) from error
     if isinstance(found, dict):
         found = found.get("model_state_dict", found)
-    if not (isinstance(found, dict) and found and all(map(_is_weight, found.values()))):
-        raise ModelError(path, "holds no state dict of finite weights", _OTHER)
+    if not (isinstance(found, dict) and found):
+        raise ModelError(path, "holds no state dict, or an empty one", _SAVE)
+    for name, value in found.items():
+        if fault := _fault(value):
+            raise ModelError(path, f"'{name}' {fault}, no weight of a state dict", _SAVE)
     return {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
 
 
-def _is_weight(value: object) -> bool:
+def _fault(value: object) -> str | None:
+    """Why it is no weight; None where it is one."""
     import torch
 
-    is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
-    return is_float and bool(torch.isfinite(value).all())  # type: ignore[arg-type]
+    if not isinstance(value, torch.Tensor):
+        return f"is of type {type(value).__name__}"
+    if not value.is_floating_point():
+        return f"holds {value.dtype}"
+    return None if torch.isfinite(value).all() else "holds values that are no finite numbers"
 
 
 def _numbers(tensors: Mapping[str, Tensor], part: str) -> int:
@@ -167,8 +181,9 @@ def _modules(official: Official, names: Sequence[str]) -> Iterator[tuple[str, st
     """Every module with weight and bias: its name here, and there."""
     shared = "pwise.conv1" if official.adapter == "separable" else "conv"
     parts = _PARTS[official.adapter]
+    trunk = f"banks.{names[0]}.own" if official.adapter == "independent" else "trunk"
     for ours, theirs, strided in _units(official.stages):
-        yield f"trunk.{ours}", f"{theirs}.{'conv' if strided else shared}"
+        yield f"{trunk}.{ours}", f"{theirs}.{'conv' if strided else shared}"
         for t, name in enumerate(names):
             yield f"banks.{name}.{ours}.outer", f"{theirs}.op.{t}"
             for own, there in parts.items() if not strided else ():

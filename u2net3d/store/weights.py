@@ -80,7 +80,7 @@ class DomainFile(Frozen):
 
     @property
     def levels(self) -> Levels | None:
-        """The depths at which its network answers; None where there is but one."""
+        """What its depths were worth; None where there is but one, or training never ended."""
         said = self.card.get("levels")
         return None if said is None else Levels.model_validate(said)
 

@@ -241,6 +241,7 @@ def begin(run: Run, model: ModelSpec, request: Request, say: Say, net: Network, 
     if request.resume:
         say("going on from the last checkpoint")
     elif run.spec.time_s is None:
+        say("timing a trial step of each domain")
         minutes = expected_seconds(net, run) / 60
         say(f"{run.spec.steps} steps, about {minutes:.0f} min with their validations")
 
