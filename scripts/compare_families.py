@@ -22,7 +22,18 @@ from typing import Any
 
 from bench import machine, usable_cores, versions
 from bench_measure import environment
-from compare_rows import ROWS, Asked, Budget, Row, append_rows, keys_of, read_rows
+from compare_rows import (
+    ROWS,
+    Asked,
+    Budget,
+    Row,
+    append_rows,
+    as_typed,
+    data_of,
+    keys_of,
+    read_rows,
+    told,
+)
 
 from u2net3d import files
 from u2net3d.cli.training import seconds_of
@@ -61,8 +72,9 @@ def run_all(asked: argparse.Namespace) -> int:
     """Runs what has no row yet; how many runs failed."""
     place = asked.work or default_cache() / "comparison"
     names = domains_by_name(asked.domains)
-    todo = [each for each in runs(asked) if each.key not in keys_of(read_rows(asked.rows))]
-    print(f"{len(todo)} runs to do, {len(read_rows(asked.rows))} rows in {asked.rows}")
+    wanted, there = [*runs(asked)], keys_of(read_rows(asked.rows))
+    todo = [each for each in wanted if each.key not in there]
+    print(told(wanted, todo, asked.rows))
     if asked.list:
         print(*(described(each) for each in todo), sep="\n")
         return 0
@@ -128,12 +140,16 @@ def worked(folder: Path, threads: int, worker: Path = WORKER, *, ours: bool = Tr
 
 def runs(asked: argparse.Namespace) -> Iterator[Asked]:
     """Everything that was asked for, seed by seed, so that every preset has a first row early."""
-    names = tuple(domains_by_name(asked.domains))
-    groups = [names] if asked.together else [(name,) for name in names]
+    names = domains_by_name(asked.domains)
+    groups = [tuple(names)] if asked.together else [(name,) for name in names]
+    data = {
+        group: data_of(asked.data, [names[name] for name in group], asked.fold) for group in groups
+    }
     for seed in asked.seeds:
         for text in asked.presets:
             for domains in groups:
                 yield Asked(
+                    data=data[domains],
                     preset=text,
                     model=contestant(text),
                     recipe=asked.recipe,
@@ -204,7 +220,7 @@ def plain(value: str) -> Any:
 def described(each: Asked) -> str:
     """A run in a line."""
     few = f", {each.cases} patients" if each.cases else ""
-    changed = "".join(f", {name}={value}" for name, value in each.training.items())
+    changed = "".join(f", {name}={as_typed(value)}" for name, value in each.training.items())
     return (
         f"{each.preset} on {'+'.join(each.domains)}, seed {each.seed}, {each.budget}{few}{changed}"
     )
@@ -221,24 +237,52 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="scripts/compare", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--presets", type=listed, default=[], help=f"of {', '.join(PRESETS)}")
-    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), help="folder of the data sets; data by default"
+    )
     parser.add_argument("--domains", type=listed, default=[], help="name or name=PATH, with commas")
-    parser.add_argument("--seeds", type=lambda text: [int(n) for n in text.split(",")], default=[0])
+    parser.add_argument(
+        "--seeds",
+        type=lambda text: [int(n) for n in text.split(",")],
+        default=[0],
+        help="a run for each: 0,1; 0 by default",
+    )
     budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--steps", type=int, help="of one domain")
-    budget.add_argument("--time", help="by the clock, of one domain: 90s, 15m, 1h")
-    budget.add_argument("--cpu-seconds", type=float, help="processor time of one domain's steps")
+    budget.add_argument("--steps", type=int, help="budget of one domain; one of three is needed")
+    budget.add_argument("--time", help="the same by the clock: 90s, 15m, 1h")
+    budget.add_argument("--cpu-seconds", type=float, help="the same in processor time of the steps")
     parser.add_argument("--together", action="store_true", help="one network for all domains")
     parser.add_argument("--cases", type=int, help="patients to learn from; all by default")
     parser.add_argument("--elastic", action="store_true", help="bend the images as U-Net's were")
-    parser.add_argument("--set", type=changed, default={}, help="of TrainSpec: a=1,b=word")
-    parser.add_argument("--recipe", choices=("default", "own"), default="default")
-    parser.add_argument("--validations", type=int, default=1, help="1: the last state is judged")
-    parser.add_argument("--fold", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=usable_cores())
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--rows", type=Path, default=ROWS)
-    parser.add_argument("--work", type=Path, help="for runs that are not over yet")
+    parser.add_argument(
+        "--set",
+        type=changed,
+        default={},
+        help=f"change the recipe: a=1,b=word of {', '.join(TrainSpec.model_fields)}",
+    )
+    parser.add_argument(
+        "--recipe",
+        choices=("default", "own"),
+        default="default",
+        help="own: as published, where `u2net3d train --preset` has it so; default by default",
+    )
+    parser.add_argument(
+        "--validations",
+        type=int,
+        default=1,
+        help="1, the default: the last state is judged; more: the best of them",
+    )
+    parser.add_argument("--fold", type=int, default=0, help="that is judged; 0 by default")
+    parser.add_argument(
+        "--threads", type=int, default=usable_cores(), help="all cores by default, %(default)s here"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cpu by default")
+    parser.add_argument(
+        "--rows", type=Path, default=ROWS, help="read and added to; %(default)s by default"
+    )
+    parser.add_argument(
+        "--work", type=Path, help="for runs that are not over yet; u2net3d's cache by default"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the models of finished runs")
     parser.add_argument("--list", action="store_true", help="say what would run, and run nothing")
     parser.add_argument("--report", type=Path, help="write the document here, from the rows")

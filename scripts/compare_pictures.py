@@ -1,6 +1,6 @@
 """The pictures of a comparison, as PNG bytes; the same rows give the same bytes.
 
-Every contestant has one colour and one mark in all of them, told apart with any colour vision.
+A family has one colour and one mark in all of them, told apart with any colour vision.
 """
 
 from __future__ import annotations
@@ -11,22 +11,26 @@ from collections.abc import Callable, Sequence
 from math import ceil
 from typing import Any
 
-from compare_groups import THIRDS, Group, domains_of, names_of
+from compare_groups import FAMILIES, Group, domains_of, names_of
 
 from u2net3d.evaluate.pictures import DPI, ON_WHITE
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 WIDE = 8.5  # inches, readable at the width of a page on GitHub
+GREY, SMALL = "#808080", 8.5
 Style = dict[str, Any]
 
 
 def pictures(groups: Sequence[Group]) -> dict[str, bytes]:
-    """name -> PNG of all that there are rows for; groups of one budget."""
-    whole = [group for group in groups if group.plainly]
+    """name -> PNG of all that there are rows for; groups of one budget, in the order of a table."""
+    plain = [group for group in groups if group.plainly]
+    whole = [group for group in plain if group.whole]
+    trained = [group for group in plain if not group.hardly]
     found = {}
-    if whole:
-        found["dice"] = dice_by_domain(whole)
-        found["cost"] = cost(whole)
+    if plain:
+        found["dice"] = dice_by_domain(plain, lambda group: group.first.contestant, kind_of)
+    if any(group.whole for group in trained):
+        found["cost"] = cost(trained)
     if any(group.tercile(0) is not None for group in whole):
         found["size"] = dice_by_size(whole)
     if any(group.asked.cases is not None for group in groups):
@@ -34,6 +38,13 @@ def pictures(groups: Sequence[Group]) -> dict[str, bytes]:
     if any(len(outcome.curve) > 1 for group in whole for outcome in group.outcomes):
         found["curves"] = curves(whole)
     return found
+
+
+def kind_of(group: Group) -> str:
+    """The family, and whether its units are separable where it has both."""
+    name = FAMILIES.get(group.family, group.family)
+    other = group.family in ("unet", "unetpp", "fcn") and group.first.block == "separable"
+    return f"{name}, separable" if other else name
 
 
 def styles(names: Sequence[str]) -> dict[str, Style]:
@@ -45,46 +56,160 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
     return found
 
 
-def dice_by_domain(groups: Sequence[Group]) -> bytes:
-    """Dice of every seed as a dot and their mean as a bar, a panel per domain."""
-    names, domains = names_of(groups), domains_of(groups)
-    style = styles(names)
-    figure, panels = _panels(len(domains), 0.9 + 0.26 * len(names), share_y=True)
-    for panel, domain in zip(panels, domains, strict=True):
-        for group in (each for each in groups if each.domain == domain):
-            at, values = names.index(group.name), [outcome.dice for outcome in group.outcomes]
-            mark = style[group.name]
-            panel.plot(values, [at] * len(values), linestyle="", markersize=5, alpha=0.75, **mark)
-            panel.plot(statistics.mean(values), at, "|", markersize=13, color=mark["color"])
-        panel.set_title(literal(domain), fontsize=10)
-        panel.set_xlabel("Dice")
-    panels[0].set_yticks(range(len(names)), [literal(name) for name in names])
-    panels[0].set_ylim(len(names) - 0.5, -0.5)
+def named(group: Any) -> str:
+    return str(group.name)
+
+
+def dice_by_domain(
+    groups: Sequence[Any],
+    line: Callable[[Any], str] = named,
+    kind: Callable[[Any], str] = named,
+) -> bytes:
+    """A panel per domain, a line for each that learnt it: its seeds as dots, a bar at their mean.
+
+    line: what stands in one; what is called otherwise is a part of it, drawn small. kind: what has
+    one colour. Groups: of any comparison, with name, domain, outcomes and dice.
+    """
+    style = styles(list(dict.fromkeys(map(kind, groups))))
+
+    def draw(panel: Any, at: int, own: Sequence[Any]) -> None:
+        ends = [group.dice.mean for group in own]
+        mark = style[kind(own[0])]
+        panel.plot([min(ends), max(ends)], [at, at], linewidth=1, color=mark["color"], alpha=0.5)
+        for group in own:
+            values = [outcome.dice for outcome in group.outcomes]
+            part = group.name != line(group)
+            weak = {"markerfacecolor": "white"} if getattr(group, "hardly", False) else {}
+            dots = {**mark, **weak, "linestyle": "", "markersize": 3 if part else 5.5}
+            panel.plot(values, [at] * len(values), alpha=0.8, **dots)
+            if not part:
+                panel.plot(group.dice.mean, at, "|", markersize=11, color=mark["color"])
+                _at_the_end(panel, at, f"{group.dice.mean:.3f}")
+
+    return _lines(groups, line, kind, draw)
+
+
+def dice_by_size(groups: Sequence[Group]) -> bytes:
+    """Dice on the thirds of the objects by size, joined; the smallest third is the smallest dot."""
+    style = styles(list(dict.fromkeys(map(kind_of, groups))))
+
+    def draw(panel: Any, at: int, own: Sequence[Group]) -> None:
+        colour = style[kind_of(own[0])]["color"]
+        values = [own[0].tercile(third) for third in range(3)]
+        there = [(value, 3.0 + 3 * n) for n, value in enumerate(values) if value is not None]
+        panel.plot([v for v, _ in there], [at] * len(there), linewidth=1, color=colour, alpha=0.5)
+        for value, size in there:
+            face = {"markerfacecolor": "white"} if own[0].hardly else {}
+            panel.plot(value, at, "o", markersize=size, color=colour, alpha=0.75, **face)
+        if values[0] is not None and values[2] is not None:
+            _at_the_end(panel, at, f"{values[2] - values[0]:+.3f}")
+
+    return _lines(groups, named, kind_of, draw)
+
+
+def _lines(
+    groups: Sequence[Any],
+    line: Callable[[Any], str],
+    kind: Callable[[Any], str],
+    draw: Callable[[Any, int, Sequence[Any]], None],
+) -> bytes:
+    """A panel per domain, one below the other on one axis of Dice; a line for each in its groups.
+
+    Kinds are apart by a rule; what did not learn a domain has no line there.
+    """
+    from matplotlib.figure import Figure
+
+    domains = domains_of(groups)
+    lines: list[dict[str, list[Any]]] = [{} for _ in domains]
+    for group in groups:
+        lines[domains.index(group.domain)].setdefault(line(group), []).append(group)
+    high = [len(own) + 1.6 for own in lines]
+    size = (WIDE, 0.21 * sum(high) + 0.4)
+    figure = Figure(size, DPI, facecolor="white", layout="constrained")
+    shape = {"height_ratios": high, "sharex": True, "squeeze": False}
+    panels = [row[0] for row in figure.subplots(len(domains), 1, **shape)]
+    for panel, domain, own in zip(panels, domains, lines, strict=True):
+        _plain(panel, "x")
+        kinds = [kind(each[0]) for each in own.values()]
+        for at, each in enumerate(own.values()):
+            draw(panel, at, each)
+            if at and kinds[at] != kinds[at - 1]:
+                panel.axhline(at - 0.5, color="#C8C8C8", linewidth=0.8)
+        panel.set_yticks(range(len(own)), [literal(name) for name in own])
+        panel.set_ylim(len(own) - 0.4, -0.6)
+        panel.set_title(literal(domain), fontsize=10, fontweight="bold", loc="left")
+        panel.tick_params(axis="y", length=0, labelcolor="black")
+        panel.tick_params(axis="x", labelbottom=True)
+    panels[-1].set_xlabel("Dice")
     return _png(figure)
 
 
+def _at_the_end(panel: Any, at: int, text: str) -> None:
+    """Text at the right end of a line."""
+    place = panel.get_yaxis_transform()
+    panel.text(1.01, at, text, transform=place, fontsize=SMALL, color=GREY, va="center")
+
+
 def cost(groups: Sequence[Group]) -> bytes:
-    """Mean Dice over domains, by weights, multiply-adds and seconds a volume."""
-    names, domains = names_of(groups), shared_domains(groups)
+    """Mean Dice over domains, by weights, multiply-adds and seconds a volume.
+
+    The parts of a network are joined to it; named are those that nothing cheaper is as good as.
+    """
+    domains = shared_domains([group for group in groups if group.whole])
+    drawn = [group for group in groups if group.domain in domains]
+    style = styles(list(dict.fromkeys(map(kind_of, groups))))
     axes: dict[str, Callable[[Group], float]] = {
         "weights of a domain": lambda group: group.weights,
         "10⁹ multiply-adds a patch": lambda g: g.outcome.macs.total / 1e9 if g.outcome.macs else 0,
         "seconds a volume": lambda group: group.median(lambda outcome: outcome.volume_s),
     }
-    figure, panels = _panels(len(axes), 3.0, share_y=True)
+    figure, panels = _panels(len(axes), 3.4, share_y=True)
     for panel, (title, of) in zip(panels, axes.items(), strict=True):
-        for name, style in styles(names).items():
-            own = [group for group in groups if group.name == name and group.domain in domains]
-            values = [value for value in map(of, own) if value > 0]
-            if own and values:
-                dice = statistics.mean(group.dice.mean for group in own)
-                at = statistics.geometric_mean(values)
-                panel.plot(at, dice, linestyle="", markersize=7, label=literal(name), **style)
-        _logarithmic(panel, [value for value in map(of, groups) if value > 0])
+        places = _places(drawn, of)
+        for name in dict.fromkeys(group.first.contestant for group in drawn):
+            own = [g for g in drawn if g.first.contestant == name and g.name in places]
+            if not own:
+                continue
+            mark, line = style[kind_of(own[0])], sorted({places[g.name] for g in own})
+            panel.plot(*zip(*line, strict=True), linewidth=0.8, alpha=0.5, color=mark["color"])
+            for group in own:
+                size = 6.5 if group.whole else 3
+                label = literal(kind_of(group))
+                dot = {**mark, "markersize": size, "linestyle": "", "alpha": 0.85}
+                panel.plot(*places[group.name], label=label if group.whole else None, **dot)
+        _logarithmic(panel, [at for at, _ in places.values()])
+        _name_the_best(panel, places)
         panel.set_xlabel(title)
     panels[0].set_ylabel(f"{'mean ' if len(domains) > 1 else ''}Dice, {', '.join(domains)}")
-    _legend(figure, panels[0])
+    _legend(figure, *panels)
     return _png(figure)
+
+
+def _places(
+    groups: Sequence[Group], of: Callable[[Group], float]
+) -> dict[str, tuple[float, float]]:
+    """Name -> geometric mean of a cost and mean Dice; of what learnt all the domains there are."""
+    found, count = {}, len(domains_of(groups))
+    for name in names_of(groups):
+        own = [group for group in groups if group.name == name]
+        values = [value for value in map(of, own) if value > 0]
+        if len(values) == count:
+            dice = statistics.mean(group.dice.mean for group in own)
+            found[name] = statistics.geometric_mean(values), dice
+    return found
+
+
+def _name_the_best(panel: Any, places: dict[str, tuple[float, float]]) -> None:
+    """Names what is better than all that is cheaper, away from the nearer edge of the panel."""
+    low, high = panel.get_xlim()
+    best = 0.0
+    for name, (at, dice) in sorted(places.items(), key=lambda item: item[1]):
+        if dice > best:
+            best, right = dice, at * at > low * high
+            panel.annotate(
+                literal(name), (at, dice), (-5 if right else 5, 5), textcoords="offset points",
+                ha="right" if right else "left", fontsize=7, color=GREY,
+            )  # fmt: skip
 
 
 def shared_domains(groups: Sequence[Group]) -> list[str]:
@@ -98,21 +223,6 @@ def shared_domains(groups: Sequence[Group]) -> list[str]:
     }
     most = max(learnt, key=lambda domain: len(learnt[domain]))
     return [domain for domain, names in learnt.items() if names >= {*names_of(groups)}] or [most]
-
-
-def dice_by_size(groups: Sequence[Group]) -> bytes:
-    """Dice on the thirds of the objects by size, a panel per domain."""
-
-    def draw(panel: Any, group: Group, style: Style) -> None:
-        values = [group.tercile(third) for third in range(3)]
-        there = [(n, value) for n, value in enumerate(values) if value is not None]
-        if there:
-            panel.plot(*zip(*there, strict=True), label=literal(group.name), **line_of(style))
-        panel.set_xticks(range(3), THIRDS)
-        panel.set_xlim(-0.3, 2.3)
-        panel.set_xlabel("third of the objects by size")
-
-    return by_domain(groups, draw)
 
 
 def few_images(groups: Sequence[Group]) -> bytes:
@@ -175,11 +285,16 @@ def _panels(count: int, high: float, *, share_y: bool) -> tuple[Any, list[Any]]:
     figure = Figure((WIDE, high), DPI, facecolor="white", layout="constrained")
     panels = list(figure.subplots(1, count, sharey=share_y, squeeze=False)[0])
     for panel in panels:
-        panel.grid(visible=True, color="#E4E4E4", linewidth=0.8)
-        panel.set_axisbelow(True)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.tick_params(labelsize=8.5, color="#808080")
+        _plain(panel)
     return figure, panels
+
+
+def _plain(panel: Any, axis: str = "both") -> None:
+    """A grid along an axis, and no frame."""
+    panel.grid(visible=True, axis=axis, color="#E4E4E4", linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.tick_params(labelsize=SMALL, color=GREY)
 
 
 def _logarithmic(panel: Any, values: Sequence[float]) -> None:
@@ -202,7 +317,7 @@ def _legend(figure: Any, *panels: Any) -> None:
     longest = max((len(label) for label in entries), default=1)
     columns = max(1, min(4, int(WIDE * 12 / (longest + 6))))
     figure.set_figheight(figure.get_figheight() + 0.2 * ceil(len(entries) / columns))
-    place = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": 8.5}
+    place = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": SMALL}
     figure.legend(entries.values(), entries.keys(), **place)
 
 
