@@ -17,10 +17,11 @@ from compare_evidence import (
     Verdict,
     about,
     all_but,
-    basis,
     between,
     by_level,
     by_name,
+    by_preset,
+    counted_on,
     decided,
     dices,
     gain_of_third,
@@ -58,7 +59,7 @@ def separable_cost(groups: Sequence[Group]) -> Claim:
     if not own:
         return missing(title, "--presets base,paper")
     said, right = [], True
-    for name, each in by_name(own):
+    for name, each in by_preset(own):
         macs = [g.outcome.macs for g in each if g.outcome.macs]
         counted = sum(m.pairs for m in macs) / sum(m.as_dense for m in macs)
         expected = sum((m.analytic or 0) * m.as_dense for m in macs) / sum(m.as_dense for m in macs)
@@ -68,7 +69,7 @@ def separable_cost(groups: Sequence[Group]) -> Claim:
         said.append(f"{name} {counted:.4f} (formula {expected:.4f}; whole network {net:.4f})")
     verdict: Verdict = "checked" if right else "contradicted"
     numbers = f"our own count of multiply-adds: {'; '.join(said)}"
-    return Claim(title, verdict, numbers, basis(own))
+    return Claim(title, verdict, numbers, counted_on(own))
 
 
 def separable_time(groups: Sequence[Group]) -> Claim:
@@ -100,13 +101,13 @@ def mostly_pointwise(groups: Sequence[Group]) -> Claim:
     if not own:
         return missing(title, "--presets base,paper")
     said, each = [], list[Verdict]()
-    for name, named in by_name(own):
+    for name, named in by_preset(own):
         macs = [g.outcome.macs for g in named if g.outcome.macs]
         total = sum(m.total for m in macs)
         share = sum(m.pointwise for m in macs) / total
         said.append(f"{name} {share:.0%} ({sum(m.depthwise for m in macs) / total:.0%} depthwise)")
         each.append("confirmed" if about(share, 0.95) else "contradicted")
-    return Claim(title, overall(each), "; ".join(said), basis(own))
+    return Claim(title, overall(each), "; ".join(said), counted_on(own))
 
 
 def near_independents(groups: Sequence[Group]) -> Claim:

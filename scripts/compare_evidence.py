@@ -39,6 +39,11 @@ def basis(groups: Iterable[Group]) -> str:
     return f"{domains} domain{'s' if domains > 1 else ''}, {seeds} seed{plural}"
 
 
+def counted_on(groups: Iterable[Group]) -> str:
+    """`2 domains`: what is counted has no seed."""
+    return basis(groups).partition(",")[0]
+
+
 def of_pairs(pairs: Pairs) -> str:
     """`basis` of both sides."""
     return basis(group for pair in pairs for group in pair)
@@ -107,6 +112,14 @@ def is_separable(group: Group) -> bool:
     """Whether the network has depthwise and pointwise convolutions in pairs, and is whole."""
     macs = group.outcome.macs
     return macs is not None and macs.pairs > 0 and group.whole
+
+
+def by_preset(groups: Iterable[Group]) -> list[tuple[str, list[Group]]]:
+    """The groups of each network, however it was trained."""
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        found.setdefault(group.asked.preset, []).append(group)
+    return list(found.items())
 
 
 def by_name(groups: Iterable[Group]) -> list[tuple[str, list[Group]]]:

@@ -129,13 +129,14 @@ def groups_of(rows: Iterable[Row]) -> list[Group]:
 
 
 def in_order(groups: Iterable[Group]) -> list[Group]:
-    """By family, by preset, changed ones behind, and cut ones behind the network as a whole."""
+    """By family, the dense ones first but in the universal; changed and cut networks behind."""
     families, presets = [*FAMILIES], [*PRESETS]
 
     def place(group: Group) -> tuple[Any, ...]:
         asked, level = group.asked, group.first.level
         return (
             families.index(group.family) if group.family in families else len(families),
+            group.first.block == "separable" and group.family != "reference",
             presets.index(name) if (name := asked.preset.partition(":")[0]) in presets else -1,
             asked.preset,
             group.first.contestant,
@@ -144,6 +145,19 @@ def in_order(groups: Iterable[Group]) -> list[Group]:
         )
 
     return sorted(groups, key=place)
+
+
+def few_of(groups: Sequence[Group]) -> list[Group]:
+    """What learnt from few patients, or from bent images, and beside it the same net without."""
+
+    def network(group: Group) -> tuple[Any, ...]:
+        asked = group.asked
+        training = {k: v for k, v in asked.training.items() if k != "elastic"}
+        return group.domain, asked.preset, asked.recipe, asked.domains, json.dumps(training)
+
+    chosen = {network(group) for group in groups if not group.plainly}
+    own = [group for group in groups if group.whole and network(group) in chosen]
+    return sorted(own, key=lambda group: group.outcome.training_cases)
 
 
 def budgets_of(groups: Iterable[Group]) -> list[Budget]:

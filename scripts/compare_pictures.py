@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from math import ceil
 from typing import Any
 
-from compare_groups import FAMILIES, Group, domains_of, names_of
+from compare_groups import FAMILIES, THIRDS, Group, domains_of, few_of, names_of
 
 from u2net3d.evaluate.pictures import DPI, ON_WHITE
 
@@ -34,7 +34,7 @@ def pictures(groups: Sequence[Group]) -> dict[str, bytes]:
     if any(group.tercile(0) is not None for group in whole):
         found["size"] = dice_by_size(whole)
     if any(group.asked.cases is not None for group in groups):
-        found["few"] = few_images(groups)
+        found["few"] = few_images(few_of(groups))
     if any(len(outcome.curve) > 1 for group in whole for outcome in group.outcomes):
         found["curves"] = curves(whole)
     return found
@@ -79,32 +79,65 @@ def dice_by_domain(
         for group in own:
             values = [outcome.dice for outcome in group.outcomes]
             part = group.name != line(group)
-            weak = {"markerfacecolor": "white"} if getattr(group, "hardly", False) else {}
-            dots = {**mark, **weak, "linestyle": "", "markersize": 3 if part else 5.5}
+            dots = {**mark, **_face(group), "linestyle": "", "markersize": 3 if part else 5.5}
             panel.plot(values, [at] * len(values), alpha=0.8, **dots)
             if not part:
                 panel.plot(group.dice.mean, at, "|", markersize=11, color=mark["color"])
                 _at_the_end(panel, at, f"{group.dice.mean:.3f}")
 
-    return _lines(groups, line, kind, draw)
+    figure, panels = _lines(groups, line, kind, draw)
+    lowest = min(group.dice.mean for group in _trained(groups))
+    _from(panels, lowest)
+    return _png(figure)
 
 
 def dice_by_size(groups: Sequence[Group]) -> bytes:
     """Dice on the thirds of the objects by size, joined; the smallest third is the smallest dot."""
     style = styles(list(dict.fromkeys(map(kind_of, groups))))
+    sizes = (3.0, 5.5, 8.0)
 
     def draw(panel: Any, at: int, own: Sequence[Group]) -> None:
         colour = style[kind_of(own[0])]["color"]
         values = [own[0].tercile(third) for third in range(3)]
-        there = [(value, 3.0 + 3 * n) for n, value in enumerate(values) if value is not None]
+        there = [(value, size) for value, size in zip(values, sizes, strict=True) if value]
         panel.plot([v for v, _ in there], [at] * len(there), linewidth=1, color=colour, alpha=0.5)
         for value, size in there:
-            face = {"markerfacecolor": "white"} if own[0].hardly else {}
-            panel.plot(value, at, "o", markersize=size, color=colour, alpha=0.75, **face)
+            face = {"alpha": 0.7, **_face(own[0])}
+            panel.plot(value, at, "o", markersize=size, color=colour, **face)
         if values[0] is not None and values[2] is not None:
             _at_the_end(panel, at, f"{values[2] - values[0]:+.3f}")
 
-    return _lines(groups, named, kind_of, draw)
+    figure, panels = _lines(groups, named, kind_of, draw)
+    lowest = min(group.tercile(third) or 1.0 for group in _trained(groups) for third in range(3))
+    _from(panels, lowest)
+    for third, size in zip(THIRDS, sizes, strict=True):
+        said = f"{third} third of the objects"
+        panels[0].plot([], [], "o", color=GREY, markersize=size, label=said)
+    panels[0].set_title("large less small", fontsize=SMALL, color=GREY, loc="right")
+    _legend(figure, panels[0])
+    return _png(figure)
+
+
+def _face(group: Any) -> Style:
+    """Hollow where a group says of itself that it was hardly trained."""
+    return {"markerfacecolor": "white"} if getattr(group, "hardly", False) else {}
+
+
+def _trained(groups: Sequence[Any]) -> Sequence[Any]:
+    """All but what was hardly trained, or all where there is nothing else."""
+    return [group for group in groups if not getattr(group, "hardly", False)] or groups
+
+
+def _from(panels: Sequence[Any], lowest: float) -> None:
+    """Lets the axis begin a little below a Dice; what is less lies at its edge and points there."""
+    edge, highest = max(0.0, lowest - 0.05), 0.0
+    for dots in (each for panel in panels for each in panel.lines):
+        values = list(dots.get_xdata())
+        highest = max(highest, *values)
+        if max(values) < edge and dots.get_marker() not in ("None", "|"):
+            dots.set_marker("<")
+        dots.set(xdata=[max(edge, value) for value in values], clip_on=False)
+    panels[0].set_xlim(edge, highest + 0.02)
 
 
 def _lines(
@@ -112,7 +145,7 @@ def _lines(
     line: Callable[[Any], str],
     kind: Callable[[Any], str],
     draw: Callable[[Any, int, Sequence[Any]], None],
-) -> bytes:
+) -> tuple[Any, list[Any]]:
     """A panel per domain, one below the other on one axis of Dice; a line for each in its groups.
 
     Kinds are apart by a rule; what did not learn a domain has no line there.
@@ -134,14 +167,14 @@ def _lines(
         for at, each in enumerate(own.values()):
             draw(panel, at, each)
             if at and kinds[at] != kinds[at - 1]:
-                panel.axhline(at - 0.5, color="#C8C8C8", linewidth=0.8)
+                panel.axhspan(at - 0.5, at - 0.5, color="#C8C8C8", linewidth=0.8)
         panel.set_yticks(range(len(own)), [literal(name) for name in own])
         panel.set_ylim(len(own) - 0.4, -0.6)
         panel.set_title(literal(domain), fontsize=10, fontweight="bold", loc="left")
-        panel.tick_params(axis="y", length=0, labelcolor="black")
+        panel.tick_params(axis="y", length=0, pad=8, labelcolor="black")
         panel.tick_params(axis="x", labelbottom=True)
     panels[-1].set_xlabel("Dice")
-    return _png(figure)
+    return figure, panels
 
 
 def _at_the_end(panel: Any, at: int, text: str) -> None:
@@ -153,7 +186,7 @@ def _at_the_end(panel: Any, at: int, text: str) -> None:
 def cost(groups: Sequence[Group]) -> bytes:
     """Mean Dice over domains, by weights, multiply-adds and seconds a volume.
 
-    The parts of a network are joined to it; named are those that nothing cheaper is as good as.
+    The parts of a network are joined to it; the best one is named.
     """
     domains = shared_domains([group for group in groups if group.whole])
     drawn = [group for group in groups if group.domain in domains]
@@ -200,16 +233,14 @@ def _places(
 
 
 def _name_the_best(panel: Any, places: dict[str, tuple[float, float]]) -> None:
-    """Names what is better than all that is cheaper, away from the nearer edge of the panel."""
+    """Names the highest Dice, away from the nearer edge of the panel."""
+    panel.margins(y=0.08)
     low, high = panel.get_xlim()
-    best = 0.0
-    for name, (at, dice) in sorted(places.items(), key=lambda item: item[1]):
-        if dice > best:
-            best, right = dice, at * at > low * high
-            panel.annotate(
-                literal(name), (at, dice), (-5 if right else 5, 5), textcoords="offset points",
-                ha="right" if right else "left", fontsize=7, color=GREY,
-            )  # fmt: skip
+    name = max(places, key=lambda each: places[each][1])
+    at, dice = places[name]
+    right = at * at > low * high
+    place = {"textcoords": "offset points", "ha": "right" if right else "left", "fontsize": SMALL}
+    panel.annotate(literal(name), (at, dice), (-6 if right else 6, 4), **place)
 
 
 def shared_domains(groups: Sequence[Group]) -> list[str]:
@@ -226,17 +257,15 @@ def shared_domains(groups: Sequence[Group]) -> list[str]:
 
 
 def few_images(groups: Sequence[Group]) -> bytes:
-    """Dice by the number of patients learnt from; dashed with elastic deformation."""
-    chosen = {group.asked.preset for group in groups if group.asked.cases is not None}
-    own = [group for group in groups if group.asked.preset in chosen and group.whole]
+    """Dice by the cases learnt from, of `few_of`; dashed with elastic deformation."""
     lines: dict[tuple[str, str], list[Group]] = {}
-    for group in own:
+    for group in groups:
         lines.setdefault((group.domain, group.name), []).append(group)
-    style = styles(sorted(chosen))
-    counts = sorted({group.outcome.training_cases for group in own})
+    style = styles(sorted({group.asked.preset for group in groups}))
+    counts = sorted({group.outcome.training_cases for group in groups})
 
     def draw(panel: Any, group: Group, _: Style) -> None:
-        line = sorted(lines[group.domain, group.name], key=lambda g: g.outcome.training_cases)
+        line = lines[group.domain, group.name]
         if group is not line[0]:
             return
         dashed = {"linestyle": "--", "markerfacecolor": "white"} if group.asked.elastic else {}
@@ -251,7 +280,7 @@ def few_images(groups: Sequence[Group]) -> bytes:
         panel.set_xticks(counts, [str(count) for count in counts])
         panel.minorticks_off()
 
-    return by_domain(own, draw)
+    return by_domain(groups, draw)
 
 
 def curves(groups: Sequence[Group]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from compare_claims import all_claims
@@ -15,6 +16,7 @@ from compare_groups import (
     Group,
     budgets_of,
     domains_of,
+    few_of,
     groups_of,
     in_order,
     step_costs,
@@ -67,6 +69,7 @@ augmentation, no removal of stray components.
   without the loader. Of a volume: prepared, predicted by torch and brought back, the median of
   the first three validation cases.
 - **Memory**: the most that the process held while it trained, validated and predicted.
+- **(together)**: one network for several domains; its steps are those of all of them.
 - **Cut to L2**: the trained UNet++ answers by its second level, with the weights which that needs.
   `unetpp:stages=3` is a UNet++ of that depth, trained alone.
 """
@@ -120,7 +123,8 @@ def document(rows: Sequence[Row], drawn: Iterable[str] = ()) -> str:
         return f"{HEAD}\nThere are no rows yet.\n\n{TAIL}"
     first, *others = budgets_of(groups)
     own = [group for group in groups if group.asked.budget == first]
-    parts = [HEAD, f"{STEPS}{_step_costs(groups)}\n", conditions(rows), _claims(own)]
+    steps = fill(f"{STEPS}{_step_costs(groups)}", 100)
+    parts = [HEAD, f"{steps}\n", conditions(rows), _claims(own)]
     parts += [_pictures(drawn), f"## Results, {first} a domain\n", *_tables(own)]
     for budget in others:
         rest = [group for group in groups if group.asked.budget == budget]
@@ -181,14 +185,9 @@ def _tables(groups: Sequence[Group]) -> list[str]:
         own = [group for group in groups if group.domain == domain and group.plainly]
         if own:
             parts += [f"### {domain}\n\n{_sizes(own[0])}\n", _dice_table(own), _cost_table(own)]
-    few = {group.asked.preset for group in groups if not group.plainly}
-    for domain in domains_of(group for group in groups if not group.plainly):
-        own = [
-            group for group in groups
-            if group.domain == domain and group.asked.preset in few and group.whole
-            and not group.first.together
-        ]  # fmt: skip
-        own.sort(key=lambda group: group.outcome.training_cases)
+    few = few_of(groups)
+    for domain in domains_of(few):
+        own = [group for group in few if group.domain == domain]
         parts.append(f"### {domain}, few cases and elastic deformation\n\n{_dice_table(own)}")
     return parts
 

@@ -76,6 +76,7 @@ def few_shot(monkeypatch, tmp_path, data):
     monkeypatch.setattr(compare_families, "worked", trunk)
     monkeypatch.setattr(few_shot, "worked", one)
     monkeypatch.setattr(compare_settle, "ROUNDS", 1)
+    monkeypatch.setattr(compare_settle, "LEAST_S", 0.0)
     for place in ("run", "add_domain"):  # drawing takes longer than these runs
         monkeypatch.setattr(f"u2net3d.train.{place}.draw_cases", lambda *_: None)
     monkeypatch.setattr("u2net3d.train.history.History.draw", lambda _: None)
