@@ -35,8 +35,8 @@ def pictures(groups: Sequence[Group]) -> dict[str, bytes]:
         found["size"] = dice_by_size(whole)
     if any(group.asked.cases is not None for group in groups):
         found["few"] = few_images(few_of(groups))
-    if any(len(outcome.curve) > 1 for group in whole for outcome in group.outcomes):
-        found["curves"] = curves(whole)
+    if any(len(outcome.curve) > 1 for group in plain for outcome in group.outcomes):
+        found["curves"] = curves(plain)
     return found
 
 
@@ -211,7 +211,8 @@ def cost(groups: Sequence[Group]) -> bytes:
                 dot = {**mark, "markersize": size, "linestyle": "", "alpha": 0.85}
                 panel.plot(*places[group.name], label=label if group.whole else None, **dot)
         _logarithmic(panel, [at for at, _ in places.values()])
-        _name_the_best(panel, places)
+        if places:
+            _name_the_best(panel, places)
         panel.set_xlabel(title)
     panels[0].set_ylabel(f"{'mean ' if len(domains) > 1 else ''}Dice, {', '.join(domains)}")
     _legend(figure, *panels)
@@ -304,6 +305,9 @@ def by_domain(groups: Sequence[Group], draw: Callable[[Any, Group, Style], None]
             draw(panel, group, style[group.name])
         panel.set_title(literal(domain), fontsize=10)
     panels[0].set_ylabel("Dice")
+    low, high = panels[0].get_ylim()
+    wider = max(0.0, 0.1 - (high - low)) / 2  # noise is not to look like a finding
+    panels[0].set_ylim(low - wider, high + wider)
     _legend(figure, *panels)
     return _png(figure)
 

@@ -308,9 +308,10 @@ def parsed(*words):
     return few_shot.parsed(["--domains", "heart,liver,spleen", *map(str, words)])
 
 
-def test_a_trunk_is_the_others_unless_it_is_named_and_never_knows_the_new_domain():
+def test_a_trunk_is_the_others_unless_it_is_named_and_never_knows_the_new_domain(monkeypatch):
     from few_shot_runs import runs
 
+    monkeypatch.setattr("few_shot_runs.data_of", lambda *_: "it")
     asked = parsed("--inits", "fresh", "--cases", "all", "--trunks", ",heart,heart+kidney@60s")
     found = {(each.domain, each.trunk.domains) for each in runs(asked)}
     assert found == {
@@ -328,11 +329,12 @@ def test_a_trunk_is_the_others_unless_it_is_named_and_never_knows_the_new_domain
     assert {each.trunk.budget.amount for each in runs(asked)} == {900.0, 1800.0, 30.0}
 
 
-def test_a_trunk_of_another_width_gives_it_to_its_banks_and_not_to_nothing():
+def test_a_trunk_of_another_width_gives_it_to_its_banks_and_not_to_nothing(monkeypatch):
     from few_shot_runs import runs
 
     from u2net3d.spec import BANK_LEARNING_RATE
 
+    monkeypatch.setattr("few_shot_runs.data_of", lambda *_: "it")
     asked = parsed("--inits", "fresh,scratch", "--cases", "1", "--trunks", ":base_channels=24")
     one, alone = [each for each in runs(asked) if each.domain == "liver"]
     assert one.model == one.trunk.model
@@ -372,11 +374,12 @@ def row(init="fresh", domain="liver", cases=1, dice=0.8, seed=0, **changes):
     from few_shot_rows import FewRow
 
     trunk = {
-        "preset": "base", "model": {}, "domains": ["a", "b"],
+        "data": "it", "preset": "base", "model": {}, "domains": ["a", "b"],
         "budget": {"kind": "time", "amount": 900, "threads": 2}, **changes.pop("trunk", {}),
     }  # fmt: skip
     asked = {
-        "preset": "base", "model": {}, "domains": (domain,), "seed": seed, "cases": cases,
+        "data": "it", "preset": "base", "model": {}, "domains": (domain,), "seed": seed,
+        "cases": cases,
         "budget": {"kind": "time", "amount": 240, "threads": 2}, "init": init,
         "trunk": None if init == "scratch" else trunk, "base": changes.pop("base", "the others"),
     }  # fmt: skip

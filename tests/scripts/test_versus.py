@@ -238,10 +238,13 @@ def test_the_command_of_a_row_makes_the_same_run_and_names_no_place(versus, data
     import versus_nnunet
 
     words = ("--seeds", "3", "--set", "learning_rate=0.02,optimiser=adamw", "--fold", "1")
-    rows = versus(*words, "--tta", domains=f"it={data / 'Task03_Liver'}")[1]
+    domain = f"it={data / 'Task03_Liver'}"
+    rows = versus(*words, "--tta", domains=domain)[1]
     for found, tta in zip(rows, (False, True), strict=True):
         assert str(data) not in found.model_dump_json()
         again = versus_nnunet.parsed(shlex.split(found.command)[1:])
+        assert (again.data, again.domains) == (Path("DATA"), ["it"])
+        again.domains = [domain]
         assert [each.key for each in versus_nnunet.runs(again)] == [found.asked.key]
         assert (again.tta, again.ours.settings) == (tta, found.asked.ours.settings)
 
