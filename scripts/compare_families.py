@@ -20,12 +20,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import machine, usable_cores, versions
+from bench import machine, versions
 from bench_measure import environment
+from compare_options import parsed, plain
 from compare_rows import (
-    ROWS,
     Asked,
-    Budget,
     Row,
     append_rows,
     as_typed,
@@ -36,10 +35,9 @@ from compare_rows import (
 )
 
 from u2net3d import files
-from u2net3d.cli.training import seconds_of
 from u2net3d.errors import U2Net3dError, UsageError
 from u2net3d.prep.cache import default_cache
-from u2net3d.spec import PRESETS, Design, ModelSpec, TrainSpec, domain_name
+from u2net3d.spec import PRESETS, Design, ModelSpec, domain_name
 
 WORKER = Path(__file__).resolve().with_name("compare_worker.py")
 _NOT_CHANGED = {"preset", "family", "design", "options"}  # of ModelSpec, by a word of their own
@@ -47,7 +45,7 @@ _NOT_CHANGED = {"preset", "family", "design", "options"}  # of ModelSpec, by a w
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, 3 where some runs failed, 130 where it was stopped."""
-    asked = parsed(arguments)
+    asked = parsed(arguments, __doc__)
     failed = 0
     before = signal.signal(signal.SIGTERM, _stopped)
     try:
@@ -209,14 +207,6 @@ def buildable(text: str, said: dict[str, Any]) -> ModelSpec:
     return model
 
 
-def plain(value: str) -> Any:
-    """`3`, `0.5`, `true` as JSON has them; anything else is a word."""
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
-
-
 def described(each: Asked) -> str:
     """A run in a line."""
     few = f", {each.cases} patients" if each.cases else ""
@@ -230,104 +220,6 @@ def summary(row: Row) -> str:
     """What came of a run, in a line."""
     dice = ", ".join(f"{name} {outcome.dice:.3f}" for name, outcome in row.outcomes.items())
     return f"  {row.name}: {row.steps} steps, {row.seconds:.0f} s, {row.weights:,} weights; {dice}"
-
-
-def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="scripts/compare", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--presets", type=listed, default=[], help=f"of {', '.join(PRESETS)}")
-    parser.add_argument(
-        "--data", type=Path, default=Path("data"), help="folder of the data sets; data by default"
-    )
-    parser.add_argument("--domains", type=listed, default=[], help="name or name=PATH, with commas")
-    parser.add_argument(
-        "--seeds",
-        type=lambda text: [int(n) for n in text.split(",")],
-        default=[0],
-        help="a run for each: 0,1; 0 by default",
-    )
-    budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--steps", type=int, help="budget of one domain; one of three is needed")
-    budget.add_argument("--time", help="the same by the clock: 90s, 15m, 1h")
-    budget.add_argument("--cpu-seconds", type=float, help="the same in processor time of the steps")
-    parser.add_argument("--together", action="store_true", help="one network for all domains")
-    parser.add_argument("--cases", type=int, help="patients to learn from; all by default")
-    parser.add_argument("--elastic", action="store_true", help="bend the images as U-Net's were")
-    parser.add_argument(
-        "--set",
-        type=changed,
-        default={},
-        help=f"change the recipe: a=1,b=word of {', '.join(TrainSpec.model_fields)}",
-    )
-    parser.add_argument(
-        "--recipe",
-        choices=("default", "own"),
-        default="default",
-        help="own: as published, where `u2net3d train --preset` has it so; default by default",
-    )
-    parser.add_argument(
-        "--validations",
-        type=int,
-        default=1,
-        help="1, the default: the last state is judged; more: the best of them",
-    )
-    parser.add_argument("--fold", type=int, default=0, help="that is judged; 0 by default")
-    parser.add_argument(
-        "--threads", type=int, default=usable_cores(), help="all cores by default, %(default)s here"
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cpu by default")
-    parser.add_argument(
-        "--rows", type=Path, default=ROWS, help="read and added to; %(default)s by default"
-    )
-    parser.add_argument(
-        "--work", type=Path, help="for runs that are not over yet; u2net3d's cache by default"
-    )
-    parser.add_argument("--keep", action="store_true", help="keep the models of finished runs")
-    parser.add_argument("--list", action="store_true", help="say what would run, and run nothing")
-    parser.add_argument("--report", type=Path, help="write the document here, from the rows")
-    asked = parser.parse_args(arguments)
-    if not asked.presets and asked.report is None:
-        parser.error("give --presets to run some, or --report to write about those that ran")
-    if asked.presets:
-        _complete(parser, asked)
-    return asked
-
-
-def _complete(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> None:
-    """Budget and changes to the recipe, from what was typed."""
-    if not asked.domains:
-        parser.error("give --domains")
-    if asked.cases is not None and asked.cases < 1:
-        parser.error("--cases must be at least 1")
-    if asked.elastic:
-        if "elastic" not in TrainSpec.model_fields:
-            parser.error("--elastic: training knows no such deformation yet")
-        asked.set = {"elastic": True, **asked.set}
-    try:
-        asked.budget = _budget(asked)
-    except (U2Net3dError, ValueError) as error:
-        parser.error(str(error))
-
-
-def _budget(asked: argparse.Namespace) -> Budget:
-    if asked.time is not None:
-        return Budget(kind="time", amount=seconds_of(asked.time), threads=asked.threads)
-    if asked.cpu_seconds is not None:
-        return Budget(kind="cpu", amount=asked.cpu_seconds, threads=asked.threads)
-    if asked.steps is not None:
-        return Budget(kind="steps", amount=asked.steps)
-    raise ValueError("give a budget: --steps, --time or --cpu-seconds")
-
-
-def listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def changed(text: str) -> dict[str, Any]:
-    """`learning_rate=1e-3,optimiser=adamw`."""
-    pairs = (part.partition("=") for part in listed(text))
-    return {name.strip(): plain(value.strip()) for name, _, value in pairs}
 
 
 def _stopped(*_: object) -> None:

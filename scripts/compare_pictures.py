@@ -5,38 +5,45 @@ A family has one colour and one mark in all of them, told apart with any colour 
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Callable, Sequence
-from math import ceil
 from typing import Any
 
+from compare_canvas import (
+    GREY,
+    SMALL,
+    WIDE,
+    Style,
+    legend,
+    line_of,
+    literal,
+    logarithmic,
+    panels_of,
+    plain,
+    png,
+    styles,
+)
 from compare_groups import FAMILIES, THIRDS, Group, domains_of, few_of, names_of
 
-from u2net3d.evaluate.pictures import DPI, ON_WHITE
-
-MARKS = ("o", "s", "^", "D", "v", "P", "X")
-WIDE = 8.5  # inches, readable at the width of a page on GitHub
-GREY, SMALL = "#808080", 8.5
-Style = dict[str, Any]
+from u2net3d.evaluate.pictures import DPI
 
 
 def pictures(groups: Sequence[Group]) -> dict[str, bytes]:
     """name -> PNG of all that there are rows for; groups of one budget, in the order of a table."""
-    plain = [group for group in groups if group.plainly]
-    whole = [group for group in plain if group.whole]
-    trained = [group for group in plain if not group.hardly]
+    every = [group for group in groups if group.plainly]
+    whole = [group for group in every if group.whole]
+    trained = [group for group in every if not group.hardly]
     found = {}
-    if plain:
-        found["dice"] = dice_by_domain(plain, lambda group: group.first.contestant, kind_of)
+    if every:
+        found["dice"] = dice_by_domain(every, lambda group: group.first.contestant, kind_of)
     if any(group.whole for group in trained):
         found["cost"] = cost(trained)
     if any(group.tercile(0) is not None for group in whole):
         found["size"] = dice_by_size(whole)
     if any(group.asked.cases is not None for group in groups):
         found["few"] = few_images(few_of(groups))
-    if any(len(outcome.curve) > 1 for group in plain for outcome in group.outcomes):
-        found["curves"] = curves(plain)
+    if any(len(outcome.curve) > 1 for group in every for outcome in group.outcomes):
+        found["curves"] = curves(every)
     return found
 
 
@@ -45,15 +52,6 @@ def kind_of(group: Group) -> str:
     name = FAMILIES.get(group.family, group.family)
     other = group.family in ("unet", "unetpp", "fcn") and group.first.block == "separable"
     return f"{name}, separable" if other else name
-
-
-def styles(names: Sequence[str]) -> dict[str, Style]:
-    """A colour and a mark for each: neighbours differ in both, and no two are the same in both."""
-    found = {}
-    for n, name in enumerate(names):
-        colour, round_ = ON_WHITE[n % len(ON_WHITE)], n // len(ON_WHITE)
-        found[name] = {"color": colour, "marker": MARKS[(n + round_) % len(MARKS)]}
-    return found
 
 
 def named(group: Any) -> str:
@@ -88,7 +86,7 @@ def dice_by_domain(
     figure, panels = _lines(groups, line, kind, draw)
     lowest = min(group.dice.mean for group in _trained(groups))
     _from(panels, lowest)
-    return _png(figure)
+    return png(figure)
 
 
 def dice_by_size(groups: Sequence[Group]) -> bytes:
@@ -114,8 +112,8 @@ def dice_by_size(groups: Sequence[Group]) -> bytes:
         said = f"{third} third of the objects"
         panels[0].plot([], [], "o", color=GREY, markersize=size, label=said)
     panels[0].set_title("large less small", fontsize=SMALL, color=GREY, loc="right")
-    _legend(figure, panels[0])
-    return _png(figure)
+    legend(figure, panels[0])
+    return png(figure)
 
 
 def _face(group: Any) -> Style:
@@ -162,7 +160,7 @@ def _lines(
     shape = {"height_ratios": high, "sharex": True, "squeeze": False}
     panels = [row[0] for row in figure.subplots(len(domains), 1, **shape)]
     for panel, domain, own in zip(panels, domains, lines, strict=True):
-        _plain(panel, "x")
+        plain(panel, "x")
         kinds = [kind(each[0]) for each in own.values()]
         for at, each in enumerate(own.values()):
             draw(panel, at, each)
@@ -196,7 +194,7 @@ def cost(groups: Sequence[Group]) -> bytes:
         "10⁹ multiply-adds a patch": lambda g: g.outcome.macs.total / 1e9 if g.outcome.macs else 0,
         "seconds a volume": lambda group: group.median(lambda outcome: outcome.volume_s),
     }
-    figure, panels = _panels(len(axes), 3.4, share_y=True)
+    figure, panels = panels_of(len(axes), 3.4, share_y=True)
     for panel, (title, of) in zip(panels, axes.items(), strict=True):
         places = _places(drawn, of)
         for name in dict.fromkeys(group.first.contestant for group in drawn):
@@ -210,13 +208,13 @@ def cost(groups: Sequence[Group]) -> bytes:
                 label = literal(kind_of(group))
                 dot = {**mark, "markersize": size, "linestyle": "", "alpha": 0.85}
                 panel.plot(*places[group.name], label=label if group.whole else None, **dot)
-        _logarithmic(panel, [at for at, _ in places.values()])
+        logarithmic(panel, [at for at, _ in places.values()])
         if places:
             _name_the_best(panel, places)
         panel.set_xlabel(title)
     panels[0].set_ylabel(f"{'mean ' if len(domains) > 1 else ''}Dice, {', '.join(domains)}")
-    _legend(figure, *panels)
-    return _png(figure)
+    legend(figure, *panels)
+    return png(figure)
 
 
 def _places(
@@ -299,7 +297,7 @@ def curves(groups: Sequence[Group]) -> bytes:
 def by_domain(groups: Sequence[Group], draw: Callable[[Any, Group, Style], None]) -> bytes:
     """A panel per domain in which every group draws itself, Dice upwards, one legend for all."""
     domains, style = domains_of(groups), styles(names_of(groups))
-    figure, panels = _panels(len(domains), 3.0, share_y=True)
+    figure, panels = panels_of(len(domains), 3.0, share_y=True)
     for panel, domain in zip(panels, domains, strict=True):
         for group in (each for each in groups if each.domain == domain):
             draw(panel, group, style[group.name])
@@ -308,64 +306,5 @@ def by_domain(groups: Sequence[Group], draw: Callable[[Any, Group, Style], None]
     low, high = panels[0].get_ylim()
     wider = max(0.0, 0.1 - (high - low)) / 2  # noise is not to look like a finding
     panels[0].set_ylim(low - wider, high + wider)
-    _legend(figure, *panels)
-    return _png(figure)
-
-
-def _panels(count: int, high: float, *, share_y: bool) -> tuple[Any, list[Any]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure((WIDE, high), DPI, facecolor="white", layout="constrained")
-    panels = list(figure.subplots(1, count, sharey=share_y, squeeze=False)[0])
-    for panel in panels:
-        _plain(panel)
-    return figure, panels
-
-
-def _plain(panel: Any, axis: str = "both") -> None:
-    """A grid along an axis, and no frame."""
-    panel.grid(visible=True, axis=axis, color="#E4E4E4", linewidth=0.8)
-    panel.set_axisbelow(True)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.tick_params(labelsize=SMALL, color=GREY)
-
-
-def _logarithmic(panel: Any, values: Sequence[float]) -> None:
-    """A logarithmic axis with few labels: powers of ten, of a short range 1, 2 and 5 as well."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    panel.set_xscale("log")
-    panel.xaxis.set_minor_formatter(NullFormatter())
-    if values and max(values) < 100 * min(values):
-        panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-
-
-def _legend(figure: Any, *panels: Any) -> None:
-    """One legend below all panels, every name once."""
-    entries: dict[str, Any] = {}
-    for panel in panels:
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
-    longest = max((len(label) for label in entries), default=1)
-    columns = max(1, min(4, int(WIDE * 12 / (longest + 6))))
-    figure.set_figheight(figure.get_figheight() + 0.2 * ceil(len(entries) / columns))
-    place = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": SMALL}
-    figure.legend(entries.values(), entries.keys(), **place)
-
-
-def line_of(style: Style) -> Style:
-    return {"linewidth": 1.4, "markersize": 5, **style}
-
-
-def literal(text: str) -> str:
-    """Text in which matplotlib sees no formula."""
-    return text.replace("$", r"\$")
-
-
-def _png(figure: Any) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    content = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})
-    return content.getvalue()
+    legend(figure, *panels)
+    return png(figure)

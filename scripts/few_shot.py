@@ -28,7 +28,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bench import usable_cores
-from compare_families import contestant, domains_by_name, job_of, listed, rows_of, worked
+from compare_families import contestant, domains_by_name, job_of, rows_of, worked
+from compare_options import listed
 from compare_rows import Budget, append_rows, keys_of, read_rows, told
 from few_shot_rows import INITS, ROWS, FewAsked, FewRow
 from few_shot_runs import amount_of, require_patients, runs, trunk_of, typed

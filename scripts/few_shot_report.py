@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from compare_canvas import line_of
 from compare_groups import Group, domains_of, groups_of
-from compare_pictures import by_domain, line_of
+from compare_pictures import by_domain
 from compare_report import conditions, table
 from compare_rows import Budget
 from few_shot_claims import claims, size_of

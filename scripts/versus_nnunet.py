@@ -23,7 +23,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench import machine, usable_cores, versions
-from compare_families import changed, contestant, domains_by_name, listed, worked
+from compare_families import contestant, domains_by_name, worked
+from compare_options import changed, listed
 from compare_rows import Budget, append_rows, data_of, read_rows, told
 from versus_rows import OURS, PEERS, ROWS, Asked, Ours, Row
 

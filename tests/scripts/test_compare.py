@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = (
     "families", "worker", "settle", "judge", "levels", "macs", "rows", "groups", "evidence",
-    "claims", "pictures", "report",
+    "claims", "canvas", "pictures", "report", "options",
 )  # fmt: skip
 BENCH = ("bench", "bench_measure", "bench_contenders", "bench_report", "bench_sections")
 MODULES = [*(f"compare_{part}" for part in PARTS), *BENCH, "bench_volumes"]

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 COMPARE = (
     "families", "worker", "settle", "judge", "levels", "macs", "rows", "groups", "evidence",
-    "claims", "pictures", "report",
+    "claims", "canvas", "pictures", "report", "options",
 )  # fmt: skip
 MODULES = [
     *(f"compare_{part}" for part in COMPARE),
