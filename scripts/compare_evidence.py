@@ -6,12 +6,13 @@ import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import Literal
 
 from compare_groups import Group
 from compare_rows import Outcome
 
-Verdict = Literal["confirmed", "contradicted", "not decided"]
+Verdict = Literal["confirmed", "contradicted", "in part", "not decided", "checked"]
 Pairs = Sequence[tuple[Group, Group]]
 NEAR = 0.02  # of Dice: `near` and `enough`
 ABOUT = 0.25  # part of a claimed ratio by which the measured one may differ
@@ -20,11 +21,32 @@ RUN = "scripts/compare --data DIR --domains A,B --seeds 0,1 --time 15m"
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence, whether the rows bear it out, and the numbers."""
+    """A sentence, whether the rows bear it out, the numbers, and of how much they are."""
 
     title: str
     verdict: Verdict
     numbers: str
+    basis: str = ""
+
+
+def basis(groups: Iterable[Group]) -> str:
+    """`2 domains, 1 seed`."""
+    own = list(groups)
+    domains = len({group.domain for group in own})
+    counts = sorted({len(group.rows) for group in own})
+    seeds = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
+    plural = "s" if counts[-1] > 1 else ""
+    return f"{domains} domain{'s' if domains > 1 else ''}, {seeds} seed{plural}"
+
+
+def counted_on(groups: Iterable[Group]) -> str:
+    """`2 domains`: what is counted has no seed."""
+    return basis(groups).partition(",")[0]
+
+
+def of_pairs(pairs: Pairs) -> str:
+    """`basis` of both sides."""
+    return basis(group for pair in pairs for group in pair)
 
 
 def missing(title: str, *options: str) -> Claim:
@@ -40,6 +62,14 @@ def decided(value: float, noise: float) -> Verdict:
     return "confirmed" if value > 0 else "contradicted"
 
 
+def overall(verdicts: Iterable[Verdict]) -> Verdict:
+    """One verdict for several networks: theirs, where it is the same."""
+    said = {*verdicts}
+    if len(said) == 1:
+        return said.pop()
+    return "in part" if said & {"confirmed", "in part"} else "not decided"
+
+
 def about(value: float, claimed: float) -> bool:
     """Whether a ratio is nearly, or more than, what was claimed."""
     return value >= claimed * (1 - ABOUT)
@@ -51,11 +81,17 @@ def mean_gap(pairs: Pairs) -> tuple[float, float]:
     return gap, max(group.dice.noise for pair in pairs for group in pair)
 
 
-def gain_of_third(pairs: Pairs, third: int) -> float | None:
-    """Mean over domains of what the other one has more, on a third of the objects by size."""
-    both = [(a.tercile(third), b.tercile(third)) for a, b in pairs]
-    gains = [b - a for a, b in both if a is not None and b is not None]
-    return statistics.mean(gains) if gains else None
+def gain_of_third(pair: tuple[Group, Group], third: int) -> float:
+    """What the other one has more, on a third of the objects by size; nan where one has none."""
+    a, b = (group.tercile(third) for group in pair)
+    return nan if a is None or b is None else b - a
+
+
+def size_ratio(group: Group) -> float:
+    """Voxels of an object of the largest third beside the smallest's, geometric mean of labels."""
+    sizes = [(label.voxels[0], label.voxels[2]) for label in group.outcome.labels.values()]
+    known = [large / small for small, large in sizes if small and large]
+    return statistics.geometric_mean(known) if known else nan
 
 
 def between(pairs: Pairs, of: Callable[[Outcome], float]) -> float:
@@ -76,6 +112,14 @@ def is_separable(group: Group) -> bool:
     """Whether the network has depthwise and pointwise convolutions in pairs, and is whole."""
     macs = group.outcome.macs
     return macs is not None and macs.pairs > 0 and group.whole
+
+
+def by_preset(groups: Iterable[Group]) -> list[tuple[str, list[Group]]]:
+    """The groups of each network, however it was trained."""
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        found.setdefault(group.asked.preset, []).append(group)
+    return list(found.items())
 
 
 def by_name(groups: Iterable[Group]) -> list[tuple[str, list[Group]]]:

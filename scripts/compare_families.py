@@ -20,23 +20,32 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import machine, usable_cores, versions
+from bench import machine, versions
 from bench_measure import environment
-from compare_rows import ROWS, Asked, Budget, Row, append_rows, keys_of, read_rows
+from compare_options import parsed
+from compare_rows import (
+    Asked,
+    Row,
+    append_rows,
+    as_typed,
+    data_of,
+    keys_of,
+    read_rows,
+    told,
+)
 
 from u2net3d import files
-from u2net3d.cli.training import seconds_of
 from u2net3d.errors import U2Net3dError
-from u2net3d.models.named import model_of, plain
+from u2net3d.models.named import model_of
 from u2net3d.prep.cache import default_cache
-from u2net3d.spec import PRESETS, ModelSpec, TrainSpec, domain_name
+from u2net3d.spec import ModelSpec, domain_name
 
 WORKER = Path(__file__).resolve().with_name("compare_worker.py")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, 3 where some runs failed, 130 where it was stopped."""
-    asked = parsed(arguments)
+    asked = parsed(arguments, __doc__)
     failed = 0
     before = signal.signal(signal.SIGTERM, _stopped)
     try:
@@ -61,8 +70,9 @@ def run_all(asked: argparse.Namespace) -> int:
     """Runs what has no row yet; how many runs failed."""
     place = asked.work or default_cache() / "comparison"
     names = domains_by_name(asked.domains)
-    todo = [each for each in runs(asked) if each.key not in keys_of(read_rows(asked.rows))]
-    print(f"{len(todo)} runs to do, {len(read_rows(asked.rows))} rows in {asked.rows}")
+    wanted, there = [*runs(asked)], keys_of(read_rows(asked.rows))
+    todo = [each for each in wanted if each.key not in there]
+    print(told(wanted, todo, asked.rows))
     if asked.list:
         print(*(described(each) for each in todo), sep="\n")
         return 0
@@ -128,12 +138,16 @@ def worked(folder: Path, threads: int, worker: Path = WORKER, *, ours: bool = Tr
 
 def runs(asked: argparse.Namespace) -> Iterator[Asked]:
     """Everything that was asked for, seed by seed, so that every preset has a first row early."""
-    names = tuple(domains_by_name(asked.domains))
-    groups = [names] if asked.together else [(name,) for name in names]
+    names = domains_by_name(asked.domains)
+    groups = [tuple(names)] if asked.together else [(name,) for name in names]
+    data = {
+        group: data_of(asked.data, [names[name] for name in group], asked.fold) for group in groups
+    }
     for seed in asked.seeds:
         for text in asked.presets:
             for domains in groups:
                 yield Asked(
+                    data=data[domains],
                     preset=text,
                     model=contestant(text),
                     recipe=asked.recipe,
@@ -161,7 +175,7 @@ def contestant(text: str) -> ModelSpec:
 def described(each: Asked) -> str:
     """A run in a line."""
     few = f", {each.cases} patients" if each.cases else ""
-    changed = "".join(f", {name}={value}" for name, value in each.training.items())
+    changed = "".join(f", {name}={as_typed(value)}" for name, value in each.training.items())
     return (
         f"{each.preset} on {'+'.join(each.domains)}, seed {each.seed}, {each.budget}{few}{changed}"
     )
@@ -171,76 +185,6 @@ def summary(row: Row) -> str:
     """What came of a run, in a line."""
     dice = ", ".join(f"{name} {outcome.dice:.3f}" for name, outcome in row.outcomes.items())
     return f"  {row.name}: {row.steps} steps, {row.seconds:.0f} s, {row.weights:,} weights; {dice}"
-
-
-def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="scripts/compare", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--presets", type=listed, default=[], help=f"of {', '.join(PRESETS)}")
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--domains", type=listed, default=[], help="name or name=PATH, with commas")
-    parser.add_argument("--seeds", type=lambda text: [int(n) for n in text.split(",")], default=[0])
-    budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--steps", type=int, help="of one domain")
-    budget.add_argument("--time", help="by the clock, of one domain: 90s, 15m, 1h")
-    budget.add_argument("--cpu-seconds", type=float, help="processor time of one domain's steps")
-    parser.add_argument("--together", action="store_true", help="one network for all domains")
-    parser.add_argument("--cases", type=int, help="patients to learn from; all by default")
-    parser.add_argument("--elastic", action="store_true", help="bend the images as U-Net's were")
-    parser.add_argument("--set", type=changed, default={}, help="of TrainSpec: a=1,b=word")
-    parser.add_argument("--recipe", choices=("default", "own"), default="default")
-    parser.add_argument("--validations", type=int, default=1, help="1: the last state is judged")
-    parser.add_argument("--fold", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=usable_cores())
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--rows", type=Path, default=ROWS)
-    parser.add_argument("--work", type=Path, help="for runs that are not over yet")
-    parser.add_argument("--keep", action="store_true", help="keep the models of finished runs")
-    parser.add_argument("--list", action="store_true", help="say what would run, and run nothing")
-    parser.add_argument("--report", type=Path, help="write the document here, from the rows")
-    asked = parser.parse_args(arguments)
-    if not asked.presets and asked.report is None:
-        parser.error("give --presets to run some, or --report to write about those that ran")
-    if asked.presets:
-        _complete(parser, asked)
-    return asked
-
-
-def _complete(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> None:
-    """Budget and changes to the recipe, from what was typed."""
-    if not asked.domains:
-        parser.error("give --domains")
-    if asked.cases is not None and asked.cases < 1:
-        parser.error("--cases must be at least 1")
-    if asked.elastic:
-        if "elastic" not in TrainSpec.model_fields:
-            parser.error("--elastic: training knows no such deformation yet")
-        asked.set = {"elastic": True, **asked.set}
-    try:
-        asked.budget = _budget(asked)
-    except (U2Net3dError, ValueError) as error:
-        parser.error(str(error))
-
-
-def _budget(asked: argparse.Namespace) -> Budget:
-    if asked.time is not None:
-        return Budget(kind="time", amount=seconds_of(asked.time), threads=asked.threads)
-    if asked.cpu_seconds is not None:
-        return Budget(kind="cpu", amount=asked.cpu_seconds, threads=asked.threads)
-    if asked.steps is not None:
-        return Budget(kind="steps", amount=asked.steps)
-    raise ValueError("give a budget: --steps, --time or --cpu-seconds")
-
-
-def listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def changed(text: str) -> dict[str, Any]:
-    """`learning_rate=1e-3,optimiser=adamw`."""
-    pairs = (part.partition("=") for part in listed(text))
-    return {name.strip(): plain(value.strip()) for name, _, value in pairs}
 
 
 def _stopped(*_: object) -> None:

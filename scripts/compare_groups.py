@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import inf, sqrt
+from typing import Any
 
 from compare_rows import Asked, Budget, Outcome, Row
 
+from u2net3d.spec import PRESETS
+
+FAMILIES = {
+    "universal": "universal separable",
+    "reference": "published 3D U²-Net",
+    "unet": "U-Net",
+    "unetpp": "UNet++",
+    "fcn": "FCN",
+}
+FEW_STEPS, LOW_DICE = 100, 0.3  # below one of them a network has hardly been trained
 ONE_SEED = 0.02  # of Dice: what differs by less says nothing where there is one seed (docs/log.md)
 THIRDS = ("small", "middle", "large")
 
@@ -28,7 +41,7 @@ class Spread:
     @property
     def noise(self) -> float:
         """What a difference must exceed to say something."""
-        return self.half if self.count > 1 else ONE_SEED
+        return max(self.half, ONE_SEED / sqrt(self.count))
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} ± {self.half:.3f}" if self.count > 1 else f"{self.mean:.3f}"
@@ -87,6 +100,12 @@ class Group:
         return self.first.level is None
 
     @property
+    def hardly(self) -> bool:
+        """Whether it was hardly trained: no evidence of what a network can do."""
+        steps = min(row.steps for row in self.rows) / len(self.asked.domains)
+        return steps < FEW_STEPS or self.dice.mean < LOW_DICE
+
+    @property
     def weights(self) -> float:
         """Those that answer for the domain: its bank, and its share of the trunk."""
         return self.first.trunk / len(self.asked.domains) + self.outcome.weights
@@ -109,6 +128,38 @@ def groups_of(rows: Iterable[Row]) -> list[Group]:
     ]
 
 
+def in_order(groups: Iterable[Group]) -> list[Group]:
+    """By family, the dense ones first but in the universal; changed and cut networks behind."""
+    families, presets = [*FAMILIES], [*PRESETS]
+
+    def place(group: Group) -> tuple[Any, ...]:
+        asked, level = group.asked, group.first.level
+        return (
+            families.index(group.family) if group.family in families else len(families),
+            group.first.block == "separable" and group.family != "reference",
+            presets.index(name) if (name := asked.preset.partition(":")[0]) in presets else -1,
+            asked.preset,
+            group.first.contestant,
+            asked.cases or 0,
+            -level if level else -inf,
+        )
+
+    return sorted(groups, key=place)
+
+
+def few_of(groups: Sequence[Group]) -> list[Group]:
+    """What learnt from few patients, or from bent images, and beside it the same net without."""
+
+    def network(group: Group) -> tuple[Any, ...]:
+        asked = group.asked
+        training = {k: v for k, v in asked.training.items() if k != "elastic"}
+        return group.domain, asked.preset, asked.recipe, asked.domains, json.dumps(training)
+
+    chosen = {network(group) for group in groups if not group.plainly}
+    own = [group for group in groups if group.whole and network(group) in chosen]
+    return sorted(own, key=lambda group: group.outcome.training_cases)
+
+
 def budgets_of(groups: Iterable[Group]) -> list[Budget]:
     """All budgets, that of the most runs first: claims are judged by that one alone."""
     return [budget for budget, _ in Counter(group.asked.budget for group in groups).most_common()]
@@ -116,6 +167,24 @@ def budgets_of(groups: Iterable[Group]) -> list[Budget]:
 
 def domains_of(groups: Iterable[Group]) -> list[str]:
     return list(dict.fromkeys(group.domain for group in groups))
+
+
+def step_costs(groups: Iterable[Group]) -> list[tuple[Group, float, float]]:
+    """Of each network whose step was measured by several runs, on a domain: the least, the most.
+
+    Equal are those that differ in nothing which a step does.
+    """
+    found: dict[str, tuple[Group, list[float]]] = {}
+    for group in (each for each in groups if each.whole):
+        outcome, training = group.outcome, group.asked.training
+        recipe = [group.asked.recipe, training.get("optimiser"), training.get("loss")]
+        model = group.asked.model.model_dump(exclude={"preset"})
+        banks = sorted(group.asked.domains)
+        said = [group.domain, banks, model, recipe, outcome.patch, outcome.batch,
+                group.asked.budget.threads, group.asked.device, group.first.machine]  # fmt: skip
+        costs = found.setdefault(json.dumps(said, sort_keys=True), (group, []))[1]
+        costs += [each.step_s for each in group.outcomes]
+    return [(group, min(costs), max(costs)) for group, costs in found.values() if len(costs) > 1]
 
 
 def names_of(groups: Iterable[Group]) -> list[str]:

@@ -23,7 +23,7 @@ from u2net3d.models.network import Network
 from u2net3d.spec import DomainSpec, ModelSpec
 from u2net3d.train.validate import DomainScore, Judged
 
-TIMED = 3  # validation volumes whose seconds are measured
+TIMED = 3  # validation volumes whose seconds are measured, the first ones
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def outcome_of(judge: Judge, sides: Split, trained: Trained) -> tuple[Outcome, i
         weights=counted.bank,
         macs=counted.macs,
         step_s=trained.step_s,
-        volume_s=round(statistics.median(seconds), 4) if seconds else 0.0,
+        volume_s=round(statistics.median(seconds[:TIMED]), 4) if seconds else 0.0,
         curve=curve_of(trained.history, spec.name),
     )
     return outcome, counted.trunk

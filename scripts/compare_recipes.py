@@ -2,8 +2,9 @@
 
 A variant differs from the default in what `VARIANTS` says. Its steps are the budget by the time of
 one of its steps, which is measured first, all variants in turn; so a cheaper network makes more of
-them, and what else the machine does changes no result. Dice is that of the last step, on whole
-validation volumes. A row is written behind every run; what has one already is not run again.
+them. What else the machine does changes that time, of all of them alike. Dice is that of the last
+step, on whole validation volumes. A row is written behind every run; what has one already is not
+run again.
 """
 
 from __future__ import annotations

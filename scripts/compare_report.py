@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from compare_claims import all_claims
-from compare_groups import THIRDS, Group, budgets_of, domains_of, groups_of
+from compare_groups import (
+    FEW_STEPS,
+    LOW_DICE,
+    THIRDS,
+    Group,
+    budgets_of,
+    domains_of,
+    few_of,
+    groups_of,
+    in_order,
+    step_costs,
+)
 from compare_pictures import pictures
 from compare_rows import Row
 
@@ -15,59 +28,88 @@ from u2net3d import files
 
 PACKAGES = ("python", "torch", "u2net3d")
 CAPTIONS = {
-    "dice": "Dice of every network on every domain, a dot per seed",
-    "cost": "Dice beside weights, multiply-adds and seconds",
-    "size": "Dice on the small, middle and large third of the objects",
+    "dice": "Dice of every network, a dot per seed; small: levels of one network; hollow: hardly "
+    "trained",
+    "cost": "Dice beside weights, multiply-adds and seconds; small: levels of one network",
+    "size": "Dice on the third of the smallest objects, the smallest dot, to that of the largest",
     "few": "Dice by the number of cases to learn from; dashed: with elastic deformation",
     "curves": "Dice of the validations over the steps",
 }
 HEAD = """\
 # Comparison
 
-Written by `scripts/compare --report docs/comparison.md` from the rows in
-[docs/results](results/); nothing here is typed by hand.
+Written by `scripts/compare --rows docs/results/comparison.jsonl --report docs/comparison.md`;
+nothing here is typed by hand. It says what a few minutes of one processor core buy on each network,
+from nothing: not what the networks can do at their best.
 
 ## How it was made
 
-`scripts/compare` trains every network by the training of `u2net3d train` (same patches,
-augmentation, loss, optimiser and schedule, unless a name says `own recipe`), each run in a process
-of its own. All have the same budget on a domain; one network that learns several domains together
-has the sum of their budgets. Judged are the held-out cases of fold 0, whole volumes, tiles
-overlapping by half, no test-time augmentation, no removal of stray components.
+`scripts/compare` trains every network by the training of `u2net3d train`: same patches,
+augmentation, loss, learning rate and schedule, each run in a process of its own. All have the same
+budget on a domain; one network that learns several domains together has the sum of their budgets.
+Judged are the held-out cases of fold 0, whole volumes, tiles overlapping by half, no test-time
+augmentation, no removal of stray components.
 
+- **Recipe**: that of the preset `base` for all, also where `u2net3d train` has a published one
+  (`reference-*`, `unet-paper`), unless a name says `own recipe`. Its optimiser, Muon, moves the
+  pointwise matrices of separable units alone: `base`, `paper` and separable U-Nets have them, all
+  other weights and networks are trained by AdamW. `optimiser=adamw` trains all of it so.
 - **State**: that of the last step, so that nothing was chosen by the cases it is judged by; where a
   row was made with several validations, its best one, and the table says so.
 - **Dice**: mean over labels of the means over cases. ± is half the distance between the lowest and
   the highest seed; without ± there is one seed, and what differs by less than 0.02 says nothing.
 - **Small, middle, large**: the same over thirds of the cases, by the voxels of the label in the
   reference, for each label.
+- **Patients** stand on one side of the split. The hippocampus names none: one person may stand on
+  both.
 - **Multiply-adds**: of the answer to one patch, counted while it is computed: convolutions and
   matrix products, not norms and activations. One is two FLOPs. Patches are the domain's own plan,
   which a network of fewer stages changes.
-- **Seconds**: of all threads together, so that other programs change little. Of a step: forward,
-  loss, backward and optimiser on noise, without the loader. Of a volume: prepared, predicted by
-  torch and brought back, the median of three validation cases.
+- **Seconds**: of all threads together. Of a step: forward, loss, backward and optimiser on noise,
+  without the loader. Of a volume: prepared, predicted by torch and brought back, the median of
+  the first three validation cases.
 - **Memory**: the most that the process held while it trained, validated and predicted.
+- **(together)**: one network for several domains; its steps are those of all of them.
 - **Cut to L2**: the trained UNet++ answers by its second level, with the weights which that needs.
+  `unetpp:stages=3` is a UNet++ of that depth, trained alone.
 """
+STEPS = """\
+A budget in processor time becomes a number of steps before the run begins, by the median of some
+measured steps. What else the machine does changes that time, and so the steps that equal networks
+have."""
+TRAINED_SIGN = "†"
+NOTE = (
+    f"{TRAINED_SIGN} hardly trained: fewer than {FEW_STEPS} steps a domain, or a Dice under "
+    f"{LOW_DICE}. No evidence of what the network can do; no claim is judged by it.\n"
+)
 TAIL = """\
 ## To repeat it, or to add to it
 
+On the drawn volumes that come with the repository, in minutes:
+
 ```sh
-scripts/compare --presets base,unetpp --data DATA --domains hippocampus --seeds 0,1 --time 15m
-scripts/compare --presets base --together --data DATA --domains heart,liver --seeds 0,1 --time 15m
-scripts/compare --report docs/comparison.md
+scripts/compare --presets base,fcn8s --data data --domains heart,liver --steps 20
+scripts/compare --report trial/comparison.md
 ```
 
-A run that has its row is not run again; one that was stopped goes on from its checkpoint.
-`--cpu-seconds` in place of `--time` gives every network the same processor time for its steps,
-which does not depend on what else the machine does.
+On real ones, and this document from its rows:
+
+```sh
+scripts/compare --presets base,unetpp --data DATA --domains hippocampus --seeds 0,1 --time 15m
+scripts/compare --presets base --together --data DATA --domains A,B --seeds 0,1 --time 15m
+scripts/compare --rows docs/results/comparison.jsonl --report docs/comparison.md
+```
+
+Rows go to `comparison.jsonl` in the current folder, or to `--rows`. A run that has its row there is
+not run again: same network, recipe, budget, seed, and data (the names of the cases on both sides,
+labels and channels). One that was stopped goes on from its checkpoint. `--cpu-seconds` in place of
+`--time` fixes every network's steps beforehand, by what one costs.
 """
 
 
 def write_report(path: Path, rows: Sequence[Row]) -> None:
     """Writes the document to `path` and its pictures into `pictures` beside it."""
-    groups = groups_of(rows)
+    groups = in_order(groups_of(rows))
     drawn = pictures([g for g in groups if g.asked.budget == _budget(groups)]) if groups else {}
     for name, content in drawn.items():
         files.write_bytes(path.parent / "pictures" / f"comparison-{name}.png", content)
@@ -76,17 +118,32 @@ def write_report(path: Path, rows: Sequence[Row]) -> None:
 
 def document(rows: Sequence[Row], drawn: Iterable[str] = ()) -> str:
     """The text; drawn: names of the pictures there are."""
-    groups = groups_of(rows)
+    groups = in_order(groups_of(rows))
     if not groups:
         return f"{HEAD}\nThere are no rows yet.\n\n{TAIL}"
     first, *others = budgets_of(groups)
     own = [group for group in groups if group.asked.budget == first]
-    parts = [HEAD, conditions(rows), _claims(own), _pictures(drawn)]
-    parts += [f"## Results, {first} a domain\n", *_tables(own)]
+    steps = fill(f"{STEPS}{_step_costs(groups)}", 100)
+    parts = [HEAD, f"{steps}\n", conditions(rows), _claims(own)]
+    parts += [_pictures(drawn), f"## Results, {first} a domain\n", *_tables(own)]
     for budget in others:
         rest = [group for group in groups if group.asked.budget == budget]
         parts += [f"## Other runs, {budget} a domain\n", *_tables(rest)]
     return "\n".join(part for part in (*parts, TAIL) if part)
+
+
+def _step_costs(groups: Sequence[Group]) -> str:
+    """How much the measured time of a step differs between runs of one network, from the rows."""
+    costs = [(most / least, group, least, most) for group, least, most in step_costs(groups)]
+    if not costs:
+        return ""
+    ratio, group, least, most = max(costs, key=lambda cost: cost[0])
+    return (
+        f" In these rows {len(costs)} networks were measured more than once; the dearest "
+        f"measurement is {statistics.median(cost[0] for cost in costs):.2f} times the cheapest in "
+        f"the median of them, {ratio:.2f} times at most ({group.asked.preset} on {group.domain}: "
+        f"{least:.3g} to {most:.3g} s)."
+    )
 
 
 def conditions(rows: Sequence[Any], packages: Sequence[str] = PACKAGES) -> str:
@@ -103,11 +160,17 @@ def conditions(rows: Sequence[Any], packages: Sequence[str] = PACKAGES) -> str:
 
 
 def _claims(groups: Sequence[Group]) -> str:
-    lines = [
-        f"| {claim.title} | **{claim.verdict}** | {claim.numbers} |" for claim in all_claims(groups)
-    ]
-    head = "## Claims of the papers\n\n| claim | our rows say | numbers |\n|---|---|---|\n"
-    return head + "\n".join(lines) + "\n"
+    lines = []
+    for claim in all_claims(groups):
+        basis = f" ({claim.basis})" if claim.basis else ""
+        lines.append((claim.title, f"**{claim.verdict}**{basis}", claim.numbers))
+    text = (
+        f"By the runs of {budgets_of(groups)[0]} a domain, the budget of most of them. `checked` "
+        "is arithmetic, no experiment; `in part`: of some networks, or of half of the sentence. A "
+        "difference decides where it is larger than the seeds differ.\n"
+    )
+    shown = table(("claim", "our rows say", "numbers"), lines)
+    return f"## Claims of the papers\n\n{text}\n{shown}"
 
 
 def _pictures(drawn: Iterable[str]) -> str:
@@ -116,14 +179,16 @@ def _pictures(drawn: Iterable[str]) -> str:
 
 
 def _tables(groups: Sequence[Group]) -> list[str]:
+    """By domain, of the networks that learnt from all patients; then of the others."""
     parts = []
     for domain in domains_of(groups):
-        own = [group for group in groups if group.domain == domain]
-        for cases in dict.fromkeys(group.asked.cases for group in own):
-            chosen = [group for group in own if group.asked.cases == cases]
-            few = f", {cases} patients to learn from" if cases else ""
-            parts.append(f"### {domain}{few}\n\n{_sizes(chosen[0])}\n")
-            parts += [_dice_table(chosen), _cost_table(chosen)]
+        own = [group for group in groups if group.domain == domain and group.plainly]
+        if own:
+            parts += [f"### {domain}\n\n{_sizes(own[0])}\n", _dice_table(own), _cost_table(own)]
+    few = few_of(groups)
+    for domain in domains_of(few):
+        own = [group for group in few if group.domain == domain]
+        parts.append(f"### {domain}, few cases and elastic deformation\n\n{_dice_table(own)}")
     return parts
 
 
@@ -142,7 +207,8 @@ def _sizes(group: Group) -> str:
 def _dice_table(groups: Sequence[Group]) -> str:
     labels = list(groups[0].outcome.labels)
     named = labels if len(labels) > 1 else []
-    columns = ("network", "Dice", *THIRDS, *named, "steps", "state")
+    counts = len({group.outcome.training_cases for group in groups}) > 1
+    columns = ("network", *(["cases"] if counts else []), "Dice", *THIRDS, *named, "steps", "state")
     lines = []
     for group in groups:
         outcomes = group.outcomes
@@ -152,14 +218,17 @@ def _dice_table(groups: Sequence[Group]) -> str:
         steps = sorted({row.steps for row in group.rows})
         told = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
         sizes = [_dice(group.tercile(third)) for third in range(3)]
-        lines.append((group.name, str(group.dice), *sizes, *means, told, group.first.state))
-    return table(columns, lines)
+        cases = [str(group.outcome.training_cases)] if counts else []
+        dice = f"{group.dice}{f' {TRAINED_SIGN}' if group.hardly else ''}"
+        lines.append((group.name, *cases, dice, *sizes, *means, told, group.first.state))
+    note = f"\n{NOTE}" if any(group.hardly for group in groups) else ""
+    return table(columns, lines) + note
 
 
 def _cost_table(groups: Sequence[Group]) -> str:
     columns = (
-        "network", "weights: trunk", "bank", "patch", "10⁹ multiply-adds", "of them pointwise",
-        "s a step", "s a volume", "GiB",
+        "network", "first channels, stages", "weights: trunk", "bank", "patch × batch",
+        "10⁹ multiply-adds", "of them pointwise", "s a step", "s a volume", "GiB",
     )  # fmt: skip
     lines = []
     for group in groups:
@@ -168,14 +237,15 @@ def _cost_table(groups: Sequence[Group]) -> str:
         lines.append(
             (
                 group.name,
+                f"{group.asked.model.base_channels}, {outcome.stages}",
                 f"{group.first.trunk:,}",
                 f"{outcome.weights:,}",
                 "×".join(map(str, outcome.patch)) + f" × {outcome.batch}",
                 f"{macs.total / 1e9:.3g}" if macs else "",
                 f"{macs.pointwise / macs.total:.0%}" if macs else "",
-                f"{group.median(lambda o: o.step_s):.3g}",
+                f"{group.median(lambda o: o.step_s):.3g}" if group.whole else "",
                 f"{group.median(lambda o: o.volume_s):.3g}",
-                f"{max(peaks):.1f}" if peaks else "",
+                f"{max(peaks):.1f}" if peaks and group.whole else "",
             )
         )
     return table(columns, lines)

@@ -7,7 +7,7 @@ reader and taken away by the next writer.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -15,9 +15,10 @@ from pydantic import Field
 
 from u2net3d import files
 from u2net3d.errors import DataError
+from u2net3d.io.dataset import find_datasets, split
 from u2net3d.spec import Frozen, ModelSpec
 
-ROWS = Path(__file__).resolve().parents[1] / "docs" / "results" / "comparison.jsonl"
+ROWS = Path("comparison.jsonl")
 R = TypeVar("R", bound=Frozen)
 Terciles = tuple[float | None, float | None, float | None]
 
@@ -45,9 +46,11 @@ class Asked(Frozen):
     """A run: what makes it another than all others; versions and machine are not part of it.
 
     preset: as typed, with its changes (`unetpp:stages=3`); model: what they come to; training: what
-    differs from the recipe, by field of TrainSpec; cases: patients to learn from, None for all.
+    differs from the recipe, by field of TrainSpec; cases: patients to learn from, None for all;
+    data: names the data sets and the fold (`data_of`).
     """
 
+    data: str
     preset: str
     model: ModelSpec
     recipe: Literal["default", "own"] = "default"
@@ -178,7 +181,7 @@ class Row(Frozen):
         parts = [
             asked.preset,
             "(together)" if self.together else "",
-            *(f"{k}={json.dumps(v)}" for k, v in asked.training.items() if k[:7] != "elastic"),
+            *(f"{k}={as_typed(v)}" for k, v in asked.training.items() if k[:7] != "elastic"),
             "+ own recipe" if asked.recipe == "own" else "",
             "+ elastic" if asked.elastic else "",
         ]
@@ -219,3 +222,26 @@ def append_rows(path: Path, rows: Sequence[Frozen]) -> None:
 def keys_of(rows: Iterable[Row]) -> set[str]:
     """The runs that need not be run again."""
     return {row.asked.key for row in rows}
+
+
+def data_of(data: Path, texts: Iterable[str], fold: int) -> str:
+    """Names data sets and their fold: labels, channels and the cases' names, but no file's content.
+
+    data, texts: as of `find_datasets`, and what it raises.
+    """
+    said = {}
+    for each in find_datasets(data, [*texts]):
+        sides = split(each, fold)
+        cases = [sorted(case.name for case in side) for side in (sides.training, sides.validation)]
+        said[each.domain] = [each.labels, each.channels, cases]
+    return files.sha256_json(said)[:12]
+
+
+def told(runs: Collection[object], todo: Collection[object], path: Path) -> str:
+    """How much of what was asked for is there already."""
+    return f"{len(runs) - len(todo)} of {len(runs)} runs have their row already, in {path}"
+
+
+def as_typed(value: Any) -> str:
+    """A setting as it stands on a command line."""
+    return value if isinstance(value, str) else json.dumps(value)

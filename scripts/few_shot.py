@@ -28,8 +28,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bench import usable_cores
-from compare_families import contestant, domains_by_name, job_of, listed, rows_of, worked
-from compare_rows import Budget, append_rows, keys_of, read_rows
+from compare_families import contestant, domains_by_name, job_of, rows_of, worked
+from compare_options import listed
+from compare_rows import Budget, append_rows, keys_of, read_rows, told
 from few_shot_rows import INITS, ROWS, FewAsked, FewRow
 from few_shot_runs import amount_of, require_patients, runs, trunk_of, typed
 
@@ -66,10 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_all(asked: argparse.Namespace) -> int:
     """Runs what has no row yet; how many runs failed."""
-    there = read_rows(asked.rows, FewRow)
-    todo = [each for each in runs(asked) if each.key not in keys_of(there)]
+    wanted, there = [*runs(asked)], keys_of(read_rows(asked.rows, FewRow))
+    todo = [each for each in wanted if each.key not in there]
     require_patients(asked, todo)
-    print(f"{len(todo)} runs to do, {len(there)} rows in {asked.rows}")
+    print(told(wanted, todo, asked.rows))
     if asked.list:
         print(*(described(each) for each in todo), sep="\n")
         return 0
@@ -182,7 +183,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--rows", type=Path, default=ROWS)
+    parser.add_argument(
+        "--rows", type=Path, default=ROWS, help="read and added to; %(default)s by default"
+    )
     parser.add_argument("--work", type=Path, help="for trunks, and runs that are not over yet")
     parser.add_argument("--keep", action="store_true", help="keep the models of finished runs")
     parser.add_argument("--list", action="store_true", help="say what would run, and run nothing")

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from compare_canvas import line_of
 from compare_groups import Group, domains_of, groups_of
-from compare_pictures import by_domain, line_of
+from compare_pictures import by_domain
 from compare_report import conditions, table
 from compare_rows import Budget
 from few_shot_claims import claims, size_of
@@ -20,8 +21,8 @@ from u2net3d import files
 HEAD = """\
 # Few cases
 
-Written by `scripts/few-shot --report docs/few-shot.md` from the rows in [docs/results](results/);
-nothing here is typed by hand.
+Written by `scripts/few-shot --rows docs/results/few-shot.jsonl --report docs/few-shot.md`; nothing
+here is typed by hand.
 
 ## How it was made
 
@@ -46,12 +47,13 @@ TAIL = """\
 ```sh
 scripts/few-shot --data DATA --domains A,B,C --seeds 0,1,2 --time 4m --trunk-time 30m
 scripts/few-shot --data DATA --domains A,B,C --inits fresh --trunks A,A+B,:base_channels=24,@10m
-scripts/few-shot --report docs/few-shot.md
+scripts/few-shot --rows docs/results/few-shot.jsonl --report docs/few-shot.md
 ```
 
-A run that has its row is not run again, one that was stopped goes on from its checkpoint, and the
-same command may run several times at once. `--cpu-seconds` in place of `--time` gives every run the
-same processor time for its steps, which does not depend on what else the machine does.
+Rows go to `few-shot.jsonl` in the current folder, or to `--rows`. A run that has its row there is
+not run again, one that was stopped goes on from its checkpoint, and the same command may run
+several times at once. `--cpu-seconds` in place of `--time` fixes every run's steps beforehand, by
+what one costs.
 """
 PICTURE = "few-shot"
 

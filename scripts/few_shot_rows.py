@@ -11,7 +11,7 @@ from pydantic import Field
 from u2net3d import files
 from u2net3d.train.nearest import Nearest
 
-ROWS = Path(__file__).resolve().parents[1] / "docs" / "results" / "few-shot.jsonl"
+ROWS = Path("few-shot.jsonl")
 Init = Literal["fresh", "nearest", "mean", "scratch"]
 INITS: tuple[Init, ...] = ("fresh", "nearest", "mean", "scratch")
 OTHERS = "the others"

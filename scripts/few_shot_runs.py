@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from compare_families import contestant, domains_by_name
-from compare_rows import Asked, Budget
+from compare_rows import Asked, Budget, data_of
 from few_shot_rows import OTHERS, FewAsked
 
 from u2net3d.cli.training import seconds_of
@@ -71,8 +71,9 @@ def _run(
     seed: int,
 ) -> Iterator[FewAsked]:
     plain = {
-        "domains": (domain,), "cases": cases, "init": init, "seed": seed, "fold": asked.fold,
-        "budget": asked.budget, "device": asked.device,
+        "data": data_of(asked.data, typed(asked, [domain]), asked.fold), "domains": (domain,),
+        "cases": cases, "init": init, "seed": seed, "fold": asked.fold, "budget": asked.budget,
+        "device": asked.device,
     }  # fmt: skip
     if init == "scratch":
         yield FewAsked(preset=asked.preset, model=contestant(asked.preset), **plain)
@@ -97,6 +98,7 @@ def _training_of(asked: argparse.Namespace, trunk: Trunk, domains: tuple[str, ..
     """The training of a trunk: once, whatever seed a run on it has."""
     each = trunk.budget.model_copy(update={"amount": trunk.budget.amount / len(domains)})
     return Asked(
+        data=data_of(asked.data, typed(asked, domains), asked.fold),
         preset=trunk.preset,
         model=contestant(trunk.preset),
         domains=domains,

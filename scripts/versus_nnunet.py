@@ -23,14 +23,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench import machine, usable_cores, versions
-from compare_families import changed, contestant, domains_by_name, listed, worked
-from compare_rows import Budget, append_rows, read_rows
+from compare_families import contestant, domains_by_name, worked
+from compare_options import changed, listed
+from compare_rows import Budget, append_rows, data_of, read_rows, told
 from versus_rows import OURS, PEERS, ROWS, Asked, Ours, Row
 
 from u2net3d import files
 from u2net3d.cli.training import seconds_of
 from u2net3d.errors import U2Net3dError
-from u2net3d.io.dataset import find_datasets, split
 from u2net3d.prep.cache import default_cache
 from u2net3d.spec import DEFAULT_PRESET
 
@@ -62,15 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_all(asked: argparse.Namespace) -> int:
     """Runs what has no row yet; how many runs failed."""
-    for dataset in find_datasets(asked.data, asked.domains):
-        split(dataset, asked.fold)  # what is wrong with one is said before hours of the others
     there = {row.run for row in read_rows(asked.rows, Row)}
     wanted = (False, True) if asked.tta else (False,)
     missing = [
         (each, tuple(tta for tta in wanted if (each.key, tta) not in there)) for each in runs(asked)
-    ]
+    ]  # what is wrong with a data set is said here, before hours of the others
     todo = [(each, tta) for each, tta in missing if tta]
-    print(f"{len(todo)} runs to do, {len(there)} rows in {asked.rows}")
+    print(told(missing, todo, asked.rows))
     if asked.list:
         print(*(described(each) for each, _ in todo), sep="\n")
         return 0
@@ -130,7 +128,9 @@ def runs(asked: argparse.Namespace) -> Iterator[Asked]:
 
 
 def _run(asked: argparse.Namespace, peer: str, domains: tuple[str, ...], seed: int) -> Asked:
+    typed = domains_by_name(asked.domains)
     return Asked(
+        data=data_of(asked.data, [typed[name] for name in domains], asked.fold),
         peer=peer,
         domains=domains,
         seed=seed,
@@ -193,7 +193,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--compile", action="store_true", help="let nnU-Net compile, its default on CUDA"
     )
-    parser.add_argument("--rows", type=Path, default=ROWS)
+    parser.add_argument(
+        "--rows", type=Path, default=ROWS, help="read and added to; %(default)s by default"
+    )
     parser.add_argument("--work", type=Path, help="for runs that are not over, and nnU-Net's data")
     parser.add_argument("--keep", action="store_true", help="keep the models of finished runs")
     parser.add_argument("--list", action="store_true", help="say what would run, and run nothing")

@@ -18,8 +18,8 @@ PACKAGES = ("python", "torch", "nnunetv2", "u2net3d")
 HEAD = """\
 # Accuracy
 
-Written by `scripts/versus-nnunet --report docs/accuracy.md` from the rows in
-[docs/results](results/); nothing here is typed by hand.
+Written by `scripts/versus-nnunet --rows docs/results/accuracy.jsonl --report docs/accuracy.md`;
+nothing here is typed by hand.
 
 ## How it was made
 
@@ -52,8 +52,8 @@ the same machine and threads, for the same minutes. Planning and preparing are n
 TAIL = """\
 ## To repeat it, or to add to it
 
-A run that has its row is not run again; one that was stopped goes on from its checkpoint.
-`--list` says what would run.
+Rows go to `accuracy.jsonl` in the current folder, or to `--rows`. A run that has its row there is
+not run again; one that was stopped goes on from its checkpoint. `--list` says what would run.
 """
 
 

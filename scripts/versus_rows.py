@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from compare_rows import Asked as Compared
-from compare_rows import Budget
+from compare_rows import Budget, as_typed
 from pydantic import Field
 
 from u2net3d import files
 from u2net3d.spec import RECIPES, Frozen, ModelSpec, TrainSpec
 
-ROWS = Path(__file__).resolve().parents[1] / "docs" / "results" / "accuracy.jsonl"
+ROWS = Path("accuracy.jsonl")
 Peer = Literal["nnunet", "nnunet-adamw", "u2net3d", "universal"]
 PEERS: tuple[Peer, ...] = get_args(Peer)
 THEIRS: tuple[Peer, ...] = ("nnunet", "nnunet-adamw")
@@ -64,10 +63,12 @@ class Ours(Frozen):
 class Asked(Frozen):
     """A run: what makes it another than all others; versions and machine are not part of it.
 
-    domains: one, and several for `universal` alone; budget: by the clock, for each of them; ours:
-    None for nnU-Net; compiled: nnU-Net's network by torch.compile.
+    data: names the data sets and the fold; domains: one, and several for `universal` alone; budget:
+    by the clock, for each of them; ours: None for nnU-Net; compiled: nnU-Net's network by
+    torch.compile.
     """
 
+    data: str
     peer: Peer
     domains: tuple[str, ...] = Field(min_length=1)
     seed: int = 0
@@ -91,7 +92,7 @@ class Asked(Frozen):
         if self.ours is None:
             plain = {"nnunet": "nnU-Net", "nnunet-adamw": "nnU-Net's net, AdamW"}[self.peer]
             return plain + (", compiled" if self.compiled else "")
-        changed = "".join(f", {k}={_plainly(v)}" for k, v in self.ours.settings.items())
+        changed = "".join(f", {k}={as_typed(v)}" for k, v in self.ours.settings.items())
         several = f" ({len(self.domains)} domains)" if self.peer == "universal" else ""
         return f"{self.peer} {self.ours.preset}{changed}{several}"
 
@@ -99,6 +100,7 @@ class Asked(Frozen):
         """The same run as `scripts/compare` knows it: for ours alone."""
         assert self.ours is not None
         return Compared(
+            data=self.data,
             preset=self.ours.preset,
             model=ModelSpec.model_validate(self.ours.model),
             training=self.ours.training,
@@ -186,7 +188,7 @@ def command(asked: Asked, domains: Sequence[str], seeds: Sequence[int], *, tta: 
     if asked.ours is not None:
         words += ["--preset", asked.ours.preset]
     if asked.ours is not None and asked.ours.settings:
-        pairs = [f"{name}={_plainly(value)}" for name, value in asked.ours.settings.items()]
+        pairs = [f"{name}={as_typed(value)}" for name, value in asked.ours.settings.items()]
         words += ["--set", ",".join(pairs)]
     words += ["--device", asked.device] if asked.device != "cpu" else []
     words += ["--compile"] if asked.compiled else []
@@ -201,8 +203,3 @@ def filled(said: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any
         if isinstance(value, Mapping) and isinstance(said.get(name), Mapping)
     }
     return {**default, **said, **inner}
-
-
-def _plainly(value: Any) -> str:
-    """A setting as it is typed."""
-    return value if isinstance(value, str) else json.dumps(value)

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 COMPARE = (
     "families", "worker", "settle", "judge", "levels", "macs", "rows", "groups", "evidence",
-    "claims", "pictures", "report",
+    "claims", "canvas", "pictures", "report", "options",
 )  # fmt: skip
 MODULES = [
     *(f"compare_{part}" for part in COMPARE),
@@ -76,6 +76,7 @@ def few_shot(monkeypatch, tmp_path, data):
     monkeypatch.setattr(compare_families, "worked", trunk)
     monkeypatch.setattr(few_shot, "worked", one)
     monkeypatch.setattr(compare_settle, "ROUNDS", 1)
+    monkeypatch.setattr(compare_settle, "LEAST_S", 0.0)
     for place in ("run", "add_domain"):  # drawing takes longer than these runs
         monkeypatch.setattr(f"u2net3d.train.{place}.draw_cases", lambda *_: None)
     monkeypatch.setattr("u2net3d.train.history.History.draw", lambda _: None)
@@ -307,9 +308,10 @@ def parsed(*words):
     return few_shot.parsed(["--domains", "heart,liver,spleen", *map(str, words)])
 
 
-def test_a_trunk_is_the_others_unless_it_is_named_and_never_knows_the_new_domain():
+def test_a_trunk_is_the_others_unless_it_is_named_and_never_knows_the_new_domain(monkeypatch):
     from few_shot_runs import runs
 
+    monkeypatch.setattr("few_shot_runs.data_of", lambda *_: "it")
     asked = parsed("--inits", "fresh", "--cases", "all", "--trunks", ",heart,heart+kidney@60s")
     found = {(each.domain, each.trunk.domains) for each in runs(asked)}
     assert found == {
@@ -327,11 +329,12 @@ def test_a_trunk_is_the_others_unless_it_is_named_and_never_knows_the_new_domain
     assert {each.trunk.budget.amount for each in runs(asked)} == {900.0, 1800.0, 30.0}
 
 
-def test_a_trunk_of_another_width_gives_it_to_its_banks_and_not_to_nothing():
+def test_a_trunk_of_another_width_gives_it_to_its_banks_and_not_to_nothing(monkeypatch):
     from few_shot_runs import runs
 
     from u2net3d.spec import BANK_LEARNING_RATE
 
+    monkeypatch.setattr("few_shot_runs.data_of", lambda *_: "it")
     asked = parsed("--inits", "fresh,scratch", "--cases", "1", "--trunks", ":base_channels=24")
     one, alone = [each for each in runs(asked) if each.domain == "liver"]
     assert one.model == one.trunk.model
@@ -371,11 +374,12 @@ def row(init="fresh", domain="liver", cases=1, dice=0.8, seed=0, **changes):
     from few_shot_rows import FewRow
 
     trunk = {
-        "preset": "base", "model": {}, "domains": ["a", "b"],
+        "data": "it", "preset": "base", "model": {}, "domains": ["a", "b"],
         "budget": {"kind": "time", "amount": 900, "threads": 2}, **changes.pop("trunk", {}),
     }  # fmt: skip
     asked = {
-        "preset": "base", "model": {}, "domains": (domain,), "seed": seed, "cases": cases,
+        "data": "it", "preset": "base", "model": {}, "domains": (domain,), "seed": seed,
+        "cases": cases,
         "budget": {"kind": "time", "amount": 240, "threads": 2}, "init": init,
         "trunk": None if init == "scratch" else trunk, "base": changes.pop("base", "the others"),
     }  # fmt: skip

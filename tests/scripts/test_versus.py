@@ -83,7 +83,7 @@ def asked_of(peer="u2net3d", domains=("liver",), seconds=1800.0, **changes):
     preset, settings = changes.pop("preset", "base"), changes.pop("settings", {})
     ours = Ours.of(preset, PRESETS[preset], settings) if peer in OURS else None
     budget = {"kind": "time", "amount": seconds, "threads": 2}
-    return Asked(peer=peer, domains=domains, ours=ours, budget=budget, **changes)
+    return Asked(data="it", peer=peer, domains=domains, ours=ours, budget=budget, **changes)
 
 
 def row(peer="u2net3d", dice=0.8, domains=("liver",), tta=False, **changes):
@@ -221,7 +221,7 @@ def test_what_would_run_is_said_and_not_run(versus, capsys):
     code, rows, jobs = versus("--list", peers="nnunet,nnunet-adamw,u2net3d,universal", time="30m")
     assert (code, rows, jobs) == (0, [], [])
     said = capsys.readouterr().out
-    assert "4 runs to do, 0 rows" in said
+    assert "0 of 4 runs have their row" in said
     assert "nnU-Net's net, AdamW on liver, seed 0, 30 min by the clock" in said
 
 
@@ -238,10 +238,13 @@ def test_the_command_of_a_row_makes_the_same_run_and_names_no_place(versus, data
     import versus_nnunet
 
     words = ("--seeds", "3", "--set", "learning_rate=0.02,optimiser=adamw", "--fold", "1")
-    rows = versus(*words, "--tta", domains=f"it={data / 'Task03_Liver'}")[1]
+    domain = f"it={data / 'Task03_Liver'}"
+    rows = versus(*words, "--tta", domains=domain)[1]
     for found, tta in zip(rows, (False, True), strict=True):
         assert str(data) not in found.model_dump_json()
         again = versus_nnunet.parsed(shlex.split(found.command)[1:])
+        assert (again.data, again.domains) == (Path("DATA"), ["it"])
+        again.domains = [domain]
         assert [each.key for each in versus_nnunet.runs(again)] == [found.asked.key]
         assert (again.tta, again.ours.settings) == (tta, found.asked.ours.settings)
 
