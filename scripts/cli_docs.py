@@ -61,8 +61,9 @@ prints `{"wrong": N, "items": [{"name", "status", "said"}]}`.
 `--preset tiny` takes minutes on a laptop, `base` is the usual one, `large` is for a GPU and a day
 (see [design](design.md#presets)); others are networks of papers, and any may be changed:
 `unetpp:stages=4:block=residual` ([families](families.md), with every field and loss). `--steps` or
-`--time`, not both: a bare number is minutes, `90s`, `30m` and `1.5h` say their unit. Without `--time` the expected
-duration is printed first. `--fold` chooses the validation cases (see [formats](formats.md#splits));
+`--time`, not both: a bare number is minutes, `90s`, `30m` and `1.5h` say their unit. Without
+`--time` the expected duration is printed first. `--fold` chooses the validation
+cases (see [formats](formats.md#splits));
 with `--fold all` there are none, and the last step is kept instead of the best. `--fold 0-4` or
 `--fold 0,2` trains a whole model per fold, see [formats](formats.md#folds). An existing model is
 refused without `--resume` or `--overwrite`.
@@ -107,7 +108,8 @@ Adapter, width and depth are read off the tensors. A net without adapters become
 spleen) with their spacing, patch, channels, labels and normalisation: an independent net sees its
 own patch as it is, every other one a cube of 128 voxels. Which it is, is printed. The tensors of a
 shared net that was trained further on one domain alone look independent: for it, for other domains
-and for other depths `--plan` gives a JSON list of specifications, each as `run.json` of a training holds it. See
+and for other depths `--plan` gives a JSON list of specifications, each as `run.json` of a
+training holds it. See
 [design](design.md#the-official-architecture).
 """,
     "predict": """\
