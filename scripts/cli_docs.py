@@ -60,9 +60,10 @@ prints `{"wrong": N, "items": [{"name", "status", "said"}]}`.
     "train": f"""\
 `--preset tiny` takes minutes on a laptop, `base` is the usual one, `large` is for a GPU and a day
 (see [design](design.md#presets)); others are networks of papers, and any may be changed:
-`unetpp:stages=4:block=residual` ([families](families.md), with every field and loss). `--steps` or `--time`, not both: a
-bare number is minutes, `90s`, `30m` and `1.5h` say their unit. Without `--time` the expected
-duration is printed first. `--fold` chooses the validation cases (see [formats](formats.md#splits));
+`unetpp:stages=4:block=residual` ([families](families.md), with every field and loss). `--steps` or
+`--time`, not both: a bare number is minutes, `90s`, `30m` and `1.5h` say their unit. Without
+`--time` the expected duration is printed first. `--fold` chooses the validation
+cases (see [formats](formats.md#splits));
 with `--fold all` there are none, and the last step is kept instead of the best. `--fold 0-4` or
 `--fold 0,2` trains a whole model per fold, see [formats](formats.md#folds). An existing model is
 refused without `--resume` or `--overwrite`.
@@ -103,11 +104,12 @@ the state dict out of it with the official code on the path:
 
 Adapter, width and depth are read off the tensors. A net without adapters becomes the preset
 `reference-shared` where it has several domains and `reference-independent` where it has one.
-`--domains` knows the six of the official code (heart, liver, hippocampus, prostate, pancreas, spleen)
-with their spacing, patch, channels, labels and normalisation: an independent net sees its own patch as
-it is, every other one a cube of 128 voxels. Which it is, is printed. For a shared net that was trained
-further on one domain alone, which its tensors cannot tell from an independent one, for others, or other depths, `--plan` gives a JSON list of
-specifications, each as `run.json` of a training holds it. See
+`--domains` knows the six of the official code (heart, liver, hippocampus, prostate, pancreas,
+spleen) with their spacing, patch, channels, labels and normalisation: an independent net sees its
+own patch as it is, every other one a cube of 128 voxels. Which it is, is printed. The tensors of a
+shared net that was trained further on one domain alone look independent: for it, for other domains
+and for other depths `--plan` gives a JSON list of specifications, each as `run.json` of a
+training holds it. See
 [design](design.md#the-official-architecture).
 """,
     "predict": """\
@@ -147,8 +149,8 @@ names of the labels from `--model`. Definitions and both file formats: see
 place of `--pred` and `--ref`: every validation case is predicted by the fold that never saw it.
 `--metrics` adds the errors of the ISBI 2012 challenge for objects that touch; where probabilities
 lie beside a prediction (`predict --probabilities`) each is the best over nine thresholds, and the
-line below the table says of how many cases that is so. A warping error of 0 says that the topology is
-right, not that the mask is: read it beside Dice.
+line below the table says of how many cases that is so. A warping error of 0 says that the topology
+is right, not that the mask is: read it beside Dice.
 """,
     "check": """\
 Looks at every data set of `--data`, or at those named, before any training: files that are missing,
