@@ -22,7 +22,7 @@ def main(data, folder):
     from u2net3d.errors import Stopped
 
     budget = {"kind": "time", "amount": 4, "threads": 1}
-    asked = {"peer": "nnunet", "domains": ["heart"], "budget": budget}
+    asked = {"peer": "nnunet", "data": "d", "domains": ["heart"], "budget": budget}
     job = {"asked": asked, "data": data, "domains": ["heart"], "tta": [False, True]}
     job = versus_worker.Job.model_validate(job | {"machine": "here", "versions": {}})
     seen, whole = [], versus_trainer.Timed._one
