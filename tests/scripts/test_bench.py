@@ -238,6 +238,7 @@ def test_rounds_take_turns_and_end_where_the_time_is_used_up(monkeypatch):
     assert not any(one.running for one in found)
 
 
+@pytest.mark.slow
 def test_a_quick_run_obeys_its_schema_and_what_fails_is_a_row(quick):
     from bench_contenders import Contender, ours
 
@@ -270,6 +271,7 @@ def test_a_quick_run_obeys_its_schema_and_what_fails_is_a_row(quick):
     assert report.limits.product_gmac_s > 0
 
 
+@pytest.mark.slow
 def test_memory_and_many_domains_run_too(quick, monkeypatch):
     import bench_sections
     from bench_contenders import ours, volume_contenders

@@ -236,6 +236,7 @@ def test_predictions_are_compared_with_every_peer_and_ours_comes_first():
     ]
 
 
+@pytest.mark.slow
 def test_whole_predictions_run_from_file_to_file_beside_their_peers(tmp_path, capsys, monkeypatch):
     import bench
     import bench_sections

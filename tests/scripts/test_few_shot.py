@@ -286,6 +286,7 @@ def test_what_another_process_does_is_left_to_it(few_shot, tmp_path, monkeypatch
     assert [row.asked.domain for row in rows] == [asked[0][1].domain]
 
 
+@pytest.mark.slow
 def test_a_run_in_processes_of_its_own_leaves_its_row(data, tmp_path):
     import few_shot
 

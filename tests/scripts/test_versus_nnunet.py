@@ -75,7 +75,7 @@ def found(make_dataset, tmp_path_factory):
     return json.loads((place / "found.json").read_text()), place
 
 
-@pytest.mark.nnunet
+@pytest.mark.slow
 def test_it_goes_on_behind_the_step_at_which_it_was_stopped_until_the_time_is_used_up(found):
     said, _ = found
     plain, mirrored = said["rows"]
@@ -86,7 +86,7 @@ def test_it_goes_on_behind_the_step_at_which_it_was_stopped_until_the_time_is_us
     assert plain["weights"] > 1_000_000
 
 
-@pytest.mark.nnunet
+@pytest.mark.slow
 def test_no_case_that_judges_is_in_its_data_plan_or_fingerprint(found):
     said, place = found
     (judged,) = said["rows"][0]["outcomes"]["heart"]["cases"]
@@ -100,7 +100,7 @@ def test_no_case_that_judges_is_in_its_data_plan_or_fingerprint(found):
     assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 4
 
 
-@pytest.mark.nnunet
+@pytest.mark.slow
 def test_learning_rates_fall_over_the_time_and_adamw_is_warmed_up(found):
     half = 0.5**0.9
     rates = found[0]["rates"]
