@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -33,9 +32,9 @@ from compare_rows import (
     read_rows,
     told,
 )
+from long_runs import exit_code
 
 from u2net3d import files
-from u2net3d.errors import U2Net3dError
 from u2net3d.models.named import model_of
 from u2net3d.prep.cache import default_cache
 from u2net3d.spec import ModelSpec, domain_name
@@ -46,24 +45,16 @@ WORKER = Path(__file__).resolve().with_name("compare_worker.py")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, 3 where some runs failed, 130 where it was stopped."""
     asked = parsed(arguments, __doc__)
-    failed = 0
-    before = signal.signal(signal.SIGTERM, _stopped)
-    try:
-        if asked.presets:
-            failed = run_all(asked)
-        if asked.report is not None:
-            from compare_report import write_report
+    return exit_code(lambda: _do(asked))
 
-            write_report(asked.report, read_rows(asked.rows))
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    except U2Net3dError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return 3 if failed else 0
+
+def _do(asked: argparse.Namespace) -> int:
+    failed = run_all(asked) if asked.presets else 0
+    if asked.report is not None:
+        from compare_report import write_report
+
+        write_report(asked.report, read_rows(asked.rows))
+    return failed
 
 
 def run_all(asked: argparse.Namespace) -> int:
@@ -185,10 +176,6 @@ def summary(row: Row) -> str:
     """What came of a run, in a line."""
     dice = ", ".join(f"{name} {outcome.dice:.3f}" for name, outcome in row.outcomes.items())
     return f"  {row.name}: {row.steps} steps, {row.seconds:.0f} s, {row.weights:,} weights; {dice}"
-
-
-def _stopped(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ goes on from it.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import replace
@@ -29,9 +28,10 @@ from compare_settle import (
     settle,
     trained_by,
 )
+from long_runs import as_worker
 
 from u2net3d import files, store
-from u2net3d.errors import TrainingError, U2Net3dError
+from u2net3d.errors import TrainingError
 from u2net3d.infer.predict import choose_device
 from u2net3d.io.dataset import Dataset, find_datasets, split
 from u2net3d.ops.memory import keep_freed_memory
@@ -164,15 +164,8 @@ class Listener:
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    job = Job.model_validate(json.loads((folder / "job.json").read_text()))
-    torch.set_num_threads(job.asked.budget.threads or torch.get_num_threads())
-    try:
-        work(job, folder)
-    except U2Net3dError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt as stop:
-        print(f"{job.asked.preset}: {stop}", file=sys.stderr)
-        sys.exit(130)
+    job = Job.model_validate_json((folder / "job.json").read_text())
+    as_worker(job.asked.budget.threads, job.asked.preset, lambda: work(job, folder))
 
 
 if __name__ == "__main__":

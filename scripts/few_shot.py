@@ -21,7 +21,6 @@ import argparse
 import fcntl
 import json
 import shutil
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -33,10 +32,11 @@ from compare_options import listed
 from compare_rows import Budget, append_rows, keys_of, read_rows, told
 from few_shot_rows import INITS, ROWS, FewAsked, FewRow
 from few_shot_runs import amount_of, require_patients, runs, trunk_of, typed
+from long_runs import exit_code
 
 from u2net3d import files
 from u2net3d.cli.training import seconds_of
-from u2net3d.errors import U2Net3dError, UsageError
+from u2net3d.errors import UsageError
 from u2net3d.prep.cache import default_cache
 
 WORKER = Path(__file__).resolve().with_name("few_shot_worker.py")
@@ -44,25 +44,17 @@ WORKER = Path(__file__).resolve().with_name("few_shot_worker.py")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, 3 where some runs failed, 130 where it was stopped."""
-    failed = 0
-    before = signal.signal(signal.SIGTERM, _stopped)
-    try:
-        asked = parsed(arguments)
-        if asked.domains:
-            failed = run_all(asked)
-        if asked.report is not None:
-            from few_shot_report import write_report
+    return exit_code(lambda: _do(arguments))
 
-            write_report(asked.report, read_rows(asked.rows, FewRow))
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    except U2Net3dError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return 3 if failed else 0
+
+def _do(arguments: Sequence[str] | None) -> int:
+    asked = parsed(arguments)
+    failed = run_all(asked) if asked.domains else 0
+    if asked.report is not None:
+        from few_shot_report import write_report
+
+        write_report(asked.report, read_rows(asked.rows, FewRow))
+    return failed
 
 
 def run_all(asked: argparse.Namespace) -> int:
@@ -230,10 +222,6 @@ def sizes(text: str) -> list[int | None]:
 def words(text: str) -> list[str]:
     """Trunks; an empty one is that of all the others as it comes."""
     return [part.strip() for part in text.split(",")]
-
-
-def _stopped(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

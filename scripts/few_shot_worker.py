@@ -22,9 +22,10 @@ from compare_judge import peak_gib
 from compare_rows import Row
 from compare_settle import Settled, clock, few, nothing, recipe, request_of, step_seconds
 from few_shot_rows import FewAsked, FewRow
+from long_runs import as_worker
 
 from u2net3d import files, store
-from u2net3d.errors import TrainingError, U2Net3dError
+from u2net3d.errors import TrainingError
 from u2net3d.infer.predict import choose_device
 from u2net3d.io.dataset import Dataset, find_dataset, split
 from u2net3d.models.start import with_new_bank
@@ -167,15 +168,8 @@ def _trained(
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    job = FewJob.model_validate(json.loads((folder / "job.json").read_text()))
-    torch.set_num_threads(job.asked.budget.threads or torch.get_num_threads())
-    try:
-        work(job, folder)
-    except U2Net3dError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt as stop:
-        print(f"{job.asked.domain}: {stop}", file=sys.stderr)
-        sys.exit(130)
+    job = FewJob.model_validate_json((folder / "job.json").read_text())
+    as_worker(job.asked.budget.threads, job.asked.domain, lambda: work(job, folder))
 
 
 if __name__ == "__main__":

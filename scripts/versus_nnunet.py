@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from bench import machine, usable_cores, versions
 from compare_families import contestant, domains_by_name, worked
 from compare_options import changed, listed
 from compare_rows import Budget, append_rows, data_of, read_rows, told
+from long_runs import exit_code
 from versus_rows import OURS, PEERS, ROWS, Asked, Ours, Row
 
 from u2net3d import files
@@ -40,24 +40,16 @@ WORKER = Path(__file__).resolve().with_name("versus_worker.py")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, 3 where some runs failed, 130 where it was stopped."""
     asked = parsed(arguments)
-    failed = 0
-    before = signal.signal(signal.SIGTERM, _stopped)
-    try:
-        if asked.domains:
-            failed = run_all(asked)
-        if asked.report is not None:
-            from versus_report import write_report
+    return exit_code(lambda: _do(asked))
 
-            write_report(asked.report, read_rows(asked.rows, Row))
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    except U2Net3dError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return 3 if failed else 0
+
+def _do(asked: argparse.Namespace) -> int:
+    failed = run_all(asked) if asked.domains else 0
+    if asked.report is not None:
+        from versus_report import write_report
+
+        write_report(asked.report, read_rows(asked.rows, Row))
+    return failed
 
 
 def run_all(asked: argparse.Namespace) -> int:
@@ -212,10 +204,6 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     except (U2Net3dError, ValueError) as error:
         parser.error(str(error))
     return asked
-
-
-def _stopped(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

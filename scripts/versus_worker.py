@@ -7,7 +7,6 @@ goes on from it.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -15,10 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
+from long_runs import as_worker
 from versus_rows import Asked, LabelScore, Outcome, Row, Trained, command
 
 from u2net3d import files
-from u2net3d.errors import TrainingError, U2Net3dError
+from u2net3d.errors import TrainingError
 from u2net3d.evaluate.report import Report, evaluate_folder
 from u2net3d.io import stem
 from u2net3d.io.dataset import Dataset, find_datasets, split
@@ -183,17 +183,8 @@ def _nobody(done: int, total: int) -> None: ...
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    job = Job.model_validate(json.loads((folder / "job.json").read_text()))
-    import torch
-
-    torch.set_num_threads(job.asked.budget.threads or torch.get_num_threads())
-    try:
-        work(job, folder)
-    except U2Net3dError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt as stop:
-        print(f"{job.asked.name}: {stop}", file=sys.stderr)
-        sys.exit(130)
+    job = Job.model_validate_json((folder / "job.json").read_text())
+    as_worker(job.asked.budget.threads, job.asked.name, lambda: work(job, folder))
 
 
 if __name__ == "__main__":
