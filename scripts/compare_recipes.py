@@ -1,16 +1,17 @@
 """Networks and training recipes on real data, every one with the same processor time for its steps.
 
-A variant differs from the default in what `VARIANTS` says. Its steps are the budget by the time of
-one of its steps, which is measured first, all variants in turn; so a cheaper network makes more of
-them. What else the machine does changes that time, of all of them alike. Dice is that of the last
-step, on whole validation volumes. A row is written behind every run; what has one already is not
-run again.
+A variant differs in what `VARIANTS` says from `base`, trained by the defaults of TrainSpec: at half
+the learning rate of the preset's own recipe. Its steps are the budget by the time of one of its
+steps, which is measured first, all variants in turn; so a cheaper network makes more of them. What
+else the machine does changes that time, of all of them alike. Dice is that of the last step, on
+whole validation volumes. A row is written behind every run; what has one already is not run again.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -65,8 +66,9 @@ def _trained(**changes: object) -> Variant:
     return Variant(training=TrainSpec(**changes))
 
 
-def _wide(base_channels: int) -> Variant:
-    return Variant(model=BASE.model_copy(update={"base_channels": base_channels}))
+def _wide(base_channels: int, **changes: object) -> Variant:
+    model = BASE.model_copy(update={"base_channels": base_channels})
+    return Variant(model=model, training=TrainSpec(**changes))
 
 
 VARIANTS: dict[str, Variant] = {
@@ -82,6 +84,10 @@ VARIANTS: dict[str, Variant] = {
     "SGD": _trained(optimiser="sgd"),
     "learning rate 5e-3": _trained(learning_rate=5e-3),
     "learning rate 2e-2": _trained(learning_rate=2e-2),
+    "learning rate 4e-2": _trained(learning_rate=4e-2),
+    "2e-2 with base channels 24": _wide(24, learning_rate=2e-2),
+    "2e-2 with classes balanced for a tenth": _trained(learning_rate=2e-2, balanced_share=0.1),
+    "2e-2 with weight decay 0.1": _trained(learning_rate=2e-2, weight_decay=0.1),
 }
 
 
@@ -90,6 +96,8 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(asked.threads)
     names = asked.variants.split(",") if asked.variants else list(VARIANTS)
+    if unknown := [name for name in names if name not in VARIANTS]:
+        sys.exit(f"error: --variants: there is no {unknown[0]!r} — one of {', '.join(VARIANTS)}")
     for seed in [int(text) for text in asked.seeds.split(",")]:
         for dataset in find_datasets(asked.data, asked.domains.split(",")):
             missing = [name for name in names if not _there(asked, dataset.domain, name, seed)]

@@ -50,10 +50,11 @@ budget on a domain; one network that learns several domains together has the sum
 Judged are the held-out cases of fold 0, whole volumes, tiles overlapping by half, no test-time
 augmentation, no removal of stray components.
 
-- **Recipe**: that of the preset `base` for all, also where `u2net3d train` has a published one
-  (`reference-*`, `unet-paper`), unless a name says `own recipe`. Its optimiser, Muon, moves the
-  pointwise matrices of separable units alone: `base`, `paper` and separable U-Nets have them, all
-  other weights and networks are trained by AdamW. `optimiser=adamw` trains all of it so.
+- **Recipe**: one for all, learning rate 1e-2, also where `u2net3d train` has another (`base`: twice
+  the rate; `reference-*`, `unet-paper`: the published one), unless a name says `own recipe`. Its
+  optimiser, Muon, moves the pointwise matrices of separable units alone: `base`, `paper` and
+  separable U-Nets have them, all other weights and networks are trained by AdamW.
+  `optimiser=adamw` trains all of it so.
 - **State**: that of the last step, so that nothing was chosen by the cases it is judged by; where a
   row was made with several validations, its best one, and the table says so.
 - **Dice**: mean over labels of the means over cases. ± is half the distance between the lowest and

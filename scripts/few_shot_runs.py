@@ -73,7 +73,7 @@ def _run(
     plain = {
         "data": data_of(asked.data, typed(asked, [domain]), asked.fold), "domains": (domain,),
         "cases": cases, "init": init, "seed": seed, "fold": asked.fold, "budget": asked.budget,
-        "device": asked.device,
+        "device": asked.device, "recipe": "own",
     }  # fmt: skip
     if init == "scratch":
         yield FewAsked(preset=asked.preset, model=contestant(asked.preset), **plain)
@@ -105,6 +105,7 @@ def _training_of(asked: argparse.Namespace, trunk: Trunk, domains: tuple[str, ..
         fold=asked.fold,
         budget=each,
         device=asked.device,
+        recipe="own",
     )
 
 

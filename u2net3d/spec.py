@@ -278,9 +278,11 @@ _REFERENCE = TrainSpec(
     balanced_share=0.0,
     cube=128,
 )
-# How a network of a preset is trained where its source says so, trunk and banks alike; where a
-# preset has no line, by the defaults above.
+# How a network of a preset is trained where experiments or its source say so, trunk and banks
+# alike; where a preset has no line, by the defaults above.
 RECIPES: dict[str, TrainSpec] = {
+    # With orthogonalised steps more than AdamW bears; 4e-2 does no harm yet (docs/log.md).
+    **dict.fromkeys(("base", "tiny", "large"), TrainSpec(learning_rate=2e-2)),
     # Ronneberger et al. 2015, section 3: SGD with momentum 0.99, one large tile a step, classes
     # balanced (here less and less), borders weighted, patches deformed. The rate is not published:
     # a gradient moves a weight by 100 times the rate in the end, and without norms nothing brings

@@ -11,16 +11,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    yield
-    for name in [name for name in sys.modules if name.startswith("bench")]:
-        sys.modules.pop(name)
-
 
 def job(kind, contender, setting, folder=""):
     from bench_contenders import Job

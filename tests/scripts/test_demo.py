@@ -13,15 +13,6 @@ from u2net3d.io.dataset import find_dataset
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
-@pytest.fixture
-def scripts(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    yield
-    for name in ("demo", "test_cases"):
-        sys.modules.pop(name, None)
-
-
-@pytest.mark.usefixtures("scripts")
 def test_a_fifth_of_the_patients_leaves_the_training_set(make_dataset, tmp_path):
     from test_cases import hold_out
 
@@ -37,7 +28,6 @@ def test_a_fifth_of_the_patients_leaves_the_training_set(make_dataset, tmp_path)
     assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 16
 
 
-@pytest.mark.usefixtures("scripts")
 def test_test_cases_with_labels_are_taken_as_they_are():
     data = SCRIPTS.parent / "data"
     dataset = find_dataset(data, "liver")
@@ -47,7 +37,6 @@ def test_test_cases_with_labels_are_taken_as_they_are():
     }
 
 
-@pytest.mark.usefixtures("scripts")
 def test_a_folder_that_no_demo_made_is_not_emptied(tmp_path):
     from demo import empty
 
@@ -64,7 +53,6 @@ def test_a_folder_that_no_demo_made_is_not_emptied(tmp_path):
     assert (mine / "thesis.txt").exists()
 
 
-@pytest.mark.usefixtures("scripts")
 def test_labels_that_differ_in_one_byte_are_seen_and_records_of_time_do_not_count(tmp_path):
     from demo import same_labels
 
@@ -78,7 +66,6 @@ def test_labels_that_differ_in_one_byte_are_seen_and_records_of_time_do_not_coun
     assert not same_labels(tmp_path / "a", tmp_path / "b")
 
 
-@pytest.mark.usefixtures("scripts")
 def test_real_sets_that_are_there_are_not_fetched_again(make_dataset, tmp_path, monkeypatch):
     import demo
 
@@ -94,7 +81,6 @@ def test_real_sets_that_are_there_are_not_fetched_again(make_dataset, tmp_path, 
     assert asked == [("download", "prostate", "--data", str(tmp_path))]
 
 
-@pytest.mark.usefixtures("scripts")
 def test_without_a_network_the_way_on_is_said(tmp_path, monkeypatch):
     import demo
 

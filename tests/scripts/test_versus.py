@@ -5,23 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import sys
 from pathlib import Path
 
 import nibabel as nib
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch):
-    before = {*sys.modules}
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    yield
-    for name in {*sys.modules} - before:
-        if name.startswith(("versus_", "compare_", "bench")):
-            del sys.modules[name]
 
 
 @pytest.fixture(scope="module")

@@ -150,7 +150,7 @@ def _recipe_of_bank(model: Path) -> TrainSpec:
 
 
 def _recipe(preset: str, default: TrainSpec, domains: int = 1) -> TrainSpec:
-    """How a preset is trained where its source says so, else `default`; its steps for `domains`."""
+    """The preset's own recipe where it has one, else `default`; its steps for `domains`."""
     steps = PRESET_STEPS.get(preset, STEPS_PER_DOMAIN) * domains
     return RECIPES.get(preset, default).model_copy(update={"steps": steps})
 
