@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from u2net3d.store import shipping
+
 LINE = re.compile(r"error: (?P<where>.+?): (?P<what>.+) — (?P<mend>.+)")
 LIVER, PROSTATE = "Task03_Liver", "Task05_Prostate"
 
@@ -33,6 +35,12 @@ def replace(path, array, affine=None):
     old = nib.load(path)
     array = np.asarray(old.dataobj) if array is None else array
     nib.save(nib.Nifti1Image(array, old.affine if affine is None else affine), path)
+
+
+@pytest.fixture(autouse=True)
+def none_ships(monkeypatch, tmp_path):
+    """A line about the model that ships would come before that of the fault."""
+    monkeypatch.setattr(shipping, "SHIPPED", tmp_path / "none")
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_a_changed_preset_keeps_its_recipe_and_says_what_it_is_meant_for(options
 
 
 def test_a_preset_without_one_is_trained_by_the_default(options, data):
-    spec = asked(training.train, ["liver"], data, "base", options)
+    spec = asked(training.train, ["liver"], data, "unet", options)
     assert spec == TrainSpec(seed=7)
 
 
@@ -69,15 +69,15 @@ def test_a_preset_without_one_is_trained_by_the_default(options, data):
 def test_the_steps_of_a_preset_are_counted_per_domain(options, data, make_dataset, preset, steps):
     make_dataset(data, "Task07_Pancreas")
     two = asked(training.train, ["liver", "pancreas"], data, preset, options)
-    assert two == TrainSpec(seed=7, steps=2 * steps)
+    assert two == RECIPES[preset].model_copy(update={"seed": 7, "steps": 2 * steps})
     model_of(preset, options.model)
     added = asked(training.add_domain, "liver", data, None, "fresh", options)
     assert (added.steps, added.learning_rate) == (steps, training.BANK_LEARNING_RATE)
     further = asked(training.update_domain, "liver", data, None, False, options)
-    assert (further.steps, further.learning_rate) == (steps, TrainSpec().learning_rate)
+    assert (further.steps, further.learning_rate) == (steps, RECIPES[preset].learning_rate)
 
 
-@pytest.mark.parametrize("preset", ["base", "reference-parallel"])
+@pytest.mark.parametrize("preset", ["base", "unet", "reference-parallel"])
 def test_a_bank_is_trained_by_the_recipe_of_its_model(options, data, preset):
     model_of(preset, options.model)
     added = asked(training.add_domain, "liver", data, None, "fresh", options)

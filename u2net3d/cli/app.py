@@ -277,10 +277,10 @@ def predict(
     """Segment a volume, or every volume of a folder."""
     from u2net3d.cli import places, predicting
 
+    options = predicting.options_of(fast, best, overlap, tta, cleanup, level)
     wanted = (overwrite, statistics, preview, probabilities)
     read = places.to_read(model)
     asked = predicting.Asked(domain, read, device, engine, *wanted, max_memory=max_memory)
-    options = predicting.options_of(fast, best, overlap, tta, cleanup, level)
     predicting.predict(images, output, asked, options)
 
 
