@@ -309,17 +309,19 @@ def test_a_trunk_is_the_others_unless_it_is_named_and_never_knows_the_new_domain
 
 
 def test_a_trunk_of_another_width_gives_it_to_its_banks_and_not_to_nothing(monkeypatch):
+    from compare_settle import recipe
     from few_shot_runs import runs
 
-    from u2net3d.spec import BANK_LEARNING_RATE
+    from u2net3d.spec import BANK_LEARNING_RATE, RECIPES
 
     monkeypatch.setattr("few_shot_runs.data_of", lambda *_: "it")
     asked = parsed("--inits", "fresh,scratch", "--cases", "1", "--trunks", ":base_channels=24")
     one, alone = [each for each in runs(asked) if each.domain == "liver"]
     assert one.model == one.trunk.model
     assert (one.model.base_channels, alone.model.base_channels) == (24, 16)
-    assert one.training == {"learning_rate": BANK_LEARNING_RATE}
-    assert alone.training == one.trunk.training == {}
+    assert recipe(one, 1).learning_rate == BANK_LEARNING_RATE
+    own = RECIPES["base"].learning_rate
+    assert [recipe(each, 1).learning_rate for each in (alone, one.trunk)] == [own, own]
 
 
 @pytest.mark.parametrize(

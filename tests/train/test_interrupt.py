@@ -194,9 +194,11 @@ def test_a_signal_while_a_checkpoint_is_written_leaves_one(
 
 
 @BOTH
-def test_the_command_line_ends_with_the_code_and_one_line(monkeypatch, capsys, number, code):
+def test_the_command_line_ends_with_the_code_and_one_line(
+    monkeypatch, capsys, tmp_path, number, code
+):
     monkeypatch.setattr("u2net3d.store.verify", lambda _: send(number))
-    monkeypatch.setattr(sys, "argv", ["u2net3d", "verify"])
+    monkeypatch.setattr(sys, "argv", ["u2net3d", "verify", "--model", str(tmp_path)])
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == code
