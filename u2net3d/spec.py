@@ -281,7 +281,7 @@ _REFERENCE = TrainSpec(
 # How a network of a preset is trained where experiments or its source say so, trunk and banks
 # alike; where a preset has no line, by the defaults above.
 RECIPES: dict[str, TrainSpec] = {
-    # With orthogonalised steps more than AdamW bears; 4e-2 does no harm yet (docs/log.md).
+    # Ahead of the default 1e-2 on both sets where it was tried; 4e-2 is as good (docs/log.md).
     **dict.fromkeys(("base", "tiny", "large"), TrainSpec(learning_rate=2e-2)),
     # Ronneberger et al. 2015, section 3: SGD with momentum 0.99, one large tile a step, classes
     # balanced (here less and less), borders weighted, patches deformed. The rate is not published:
