@@ -116,7 +116,8 @@ def _gains(groups: Sequence[Group]) -> Iterable[tuple[str, ...]]:
             known = [gap for gap in gaps if gap is not None]
             if known:
                 cells = ["–" if gap is None else f"{gap:+.3f}" for gap in gaps]
-                yield f"{name} over {other}", *cells, f"{statistics.mean(known):+.3f}"
+                mean = f"{statistics.mean(known):+.3f}" if len(known) == len(gaps) else "–"
+                yield f"{name} over {other}", *cells, mean
 
 
 def _details(groups: Sequence[Group]) -> list[str]:

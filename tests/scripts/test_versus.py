@@ -309,7 +309,7 @@ def test_the_report_is_of_the_rows_alone(tmp_path):
     assert "| a | 0.792 | 0.858 | 0.880 ± 0.010 | 0.860 |" in text
     assert "| mean | 0.792 | – | 0.880 | 0.860 |" in text
     assert "| u2net3d base over nnU-Net | +0.088 | +0.088 | +0.088 |" in text
-    assert "| u2net3d base over nnU-Net's net, AdamW | +0.022 | – | +0.022 |" in text
+    assert "| u2net3d base over nnU-Net's net, AdamW | +0.022 | – | – |" in text
     assert "| universal base (2 domains) over u2net3d base | -0.020 | -0.020 | -0.020 |" in text
     assert ", averaged over reflections\n" in text
     assert "--domains a,b --seeds 0,1 --fold 0 --time 30m --threads 2 --preset base\n" in text
