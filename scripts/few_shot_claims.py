@@ -19,10 +19,17 @@ def claims(groups: Sequence[Group]) -> list[Claim]:
     for other in ("fresh", "mean"):
         pairs = paired(named["nearest"], named[other], size_of)
         if pairs:
-            gap, noise = mean_gap(pairs)
-            title = f"`nearest` is ahead of `{other}`"
-            found.append(Claim(title, decided(gap, noise), f"mean {gap:+.3f}; {_beside(pairs)}"))
+            found.append(ahead_on_average(f"`nearest` is ahead of `{other}`", pairs))
     return found
+
+
+def ahead_on_average(title: str, pairs: Sequence[tuple[Group, Group]]) -> Claim:
+    """Whether the first of each pair is ahead in the mean; in part where a pair says otherwise."""
+    gap, noise = mean_gap(pairs)
+    verdict = decided(gap, noise)
+    if verdict == "confirmed" and "contradicted" in map(_decided, pairs):
+        verdict = "in part"
+    return Claim(title, verdict, f"mean {gap:+.3f}; {_beside(pairs)}")
 
 
 def ahead(init: str, own: Sequence[Group], scratch: Sequence[Group]) -> Claim:
@@ -37,7 +44,7 @@ def ahead(init: str, own: Sequence[Group], scratch: Sequence[Group]) -> Claim:
     pairs = paired([g for g in own if size_of(g) <= FEW], scratch, size_of)
     if not pairs:
         return Claim(title, "not decided", "no rows of both")
-    each = [decided(a.dice.mean - b.dice.mean, max(a.dice.noise, b.dice.noise)) for a, b in pairs]
+    each = [_decided(pair) for pair in pairs]
     verdict: Verdict = "not decided"
     if "contradicted" in each:
         verdict = "contradicted"
@@ -46,6 +53,11 @@ def ahead(init: str, own: Sequence[Group], scratch: Sequence[Group]) -> Claim:
     domains = len({domain for domain, _ in wanted})
     count = f"ahead in {each.count('confirmed')} of {len(wanted)}, {domains} domains"
     return Claim(title, verdict, f"{count}; {_beside(pairs)}")
+
+
+def _decided(pair: tuple[Group, Group]) -> Verdict:
+    a, b = (group.dice for group in pair)
+    return decided(a.mean - b.mean, max(a.noise, b.noise))
 
 
 def size_of(group: Group) -> float:

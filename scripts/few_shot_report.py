@@ -220,7 +220,6 @@ def _trunk_table(trunks: dict[str, dict[str, Group]]) -> str:
 
 def picture(groups: Sequence[Group]) -> bytes:
     """Dice by the cases learnt from: a line per start, a dot per seed, a panel per domain."""
-    counts = sorted({group.outcome.training_cases for group in groups})
 
     def draw(panel: Any, group: Group, style: dict[str, Any]) -> None:
         own = [g for g in groups if (g.domain, g.name) == (group.domain, group.name)]
@@ -232,6 +231,8 @@ def picture(groups: Sequence[Group]) -> bytes:
             values = [outcome.dice for outcome in each.outcomes]
             dots = {**style, "markersize": 3, "alpha": 0.5, "linestyle": ""}
             panel.plot([count] * len(values), values, **dots)
+        here = (g.outcome.training_cases for g in groups if g.domain == group.domain)
+        counts = sorted({*here})
         panel.set_xscale("log")
         panel.set_xlabel("cases to learn from")
         panel.set_xticks(counts, [str(count) for count in counts], fontsize=7)

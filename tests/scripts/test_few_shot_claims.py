@@ -75,6 +75,8 @@ def test_nearest_is_compared_with_the_other_starts():
     found = aims(*rows)
     assert found["`nearest` is ahead of `fresh`"][0] == "confirmed"
     assert found["`nearest` is ahead of `mean`"][0] == "not decided"
+    behind = [row(domain="heart", dice=0.6), row("nearest", "heart", dice=0.55)]
+    assert aims(*rows, *behind)["`nearest` is ahead of `fresh`"][0] == "in part"
 
 
 def test_the_report_is_of_the_rows_alone(tmp_path):
