@@ -231,8 +231,7 @@ def picture(groups: Sequence[Group]) -> bytes:
             values = [outcome.dice for outcome in each.outcomes]
             dots = {**style, "markersize": 3, "alpha": 0.5, "linestyle": ""}
             panel.plot([count] * len(values), values, **dots)
-        here = (g.outcome.training_cases for g in groups if g.domain == group.domain)
-        counts = sorted({*here})
+        counts = sorted({g.outcome.training_cases for g in groups if g.domain == group.domain})
         panel.set_xscale("log")
         panel.set_xlabel("cases to learn from")
         panel.set_xticks(counts, [str(count) for count in counts], fontsize=7)
