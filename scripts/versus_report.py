@@ -39,9 +39,9 @@ the same machine and threads, for the same minutes. Planning and preparing are n
   their budgets.
 - **Split**: the fold of the package, patients apart; nnU-Net gets it as its splits_final.json. It
   is given the training cases alone, so no plan, fingerprint or normalisation sees the others.
-- **What it says**: what these minutes buy on this machine. nnU-Net by itself trains for 250,000 steps;
-  after a few dozen its network is hardly trained, and what it reaches in the time it was made for
-  is not in these tables.
+- **What it says**: what these minutes buy on this machine. nnU-Net by itself trains for 250,000
+  steps; after a few dozen its network is hardly trained, and what it reaches in the time it was
+  made for is not in these tables.
 - **State**: the weights of the last step, for every peer. Nothing is chosen by the cases that
   judge, and no stray components are removed.
 - **Judged**: whole validation volumes, each predicted by the peer's own sliding window (tiles
