@@ -51,7 +51,8 @@ def ahead(init: str, own: Sequence[Group], scratch: Sequence[Group]) -> Claim:
     elif each.count("confirmed") == len(wanted):
         verdict = "confirmed"
     domains = len({domain for domain, _ in wanted})
-    count = f"ahead in {each.count('confirmed')} of {len(wanted)}, {domains} domains"
+    missing = f", {len(wanted) - len(pairs)} not run" if len(pairs) < len(wanted) else ""
+    count = f"ahead in {each.count('confirmed')} of {len(wanted)}{missing}, {domains} domains"
     return Claim(title, verdict, f"{count}; {_beside(pairs)}")
 
 
