@@ -87,12 +87,15 @@ def test_a_disk_without_room_is_named_in_one_line(monkeypatch, small_disk):
         Scratch((2000, 1000), np.float32, 0)
 
 
-@pytest.mark.parametrize(("text", "size"), [("4G", 4 * 2**30), ("1.5g", 1610612736), ("8M", 2**23)])
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("4G", 4 * 2**30), ("1.5g", 1610612736), (" 8M ", 2**23), (5, 5), (2e9, 2 * 10**9)],
+)
 def test_sizes_are_read(text, size):
     assert bytes_of(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "4", "G", "-1G", "0M", "nanG", "infG", "4GB", "1e99T"])
+@pytest.mark.parametrize("text", ["", "4", "G", "-1G", "0M", "nanG", "infG", "4GB", "1e99T", 0, -1])
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(scratch.UsageError, match="--max-memory"):
         bytes_of(text)

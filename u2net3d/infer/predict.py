@@ -17,7 +17,7 @@ from u2net3d.infer.cleanup import keep_largest
 from u2net3d.infer.engine import Engine, middle_tile, sliding_slices, torch_engine
 from u2net3d.infer.engines import Engines, choose_engine
 from u2net3d.infer.restore import Slices, joined, restore, restore_both
-from u2net3d.infer.scratch import Room
+from u2net3d.infer.scratch import Room, bytes_of
 from u2net3d.infer.sums import Floats
 from u2net3d.io import read_image
 from u2net3d.io.dataset import require_channels
@@ -274,7 +274,7 @@ def load(
     domains: Sequence[str] | None = None,
     device: str = "auto",
     engine: str = "auto",
-    max_memory: int | None = None,
+    max_memory: int | str | None = None,
 ) -> Model:
     """Loads a model folder (all its domains, or those named) onto `auto`, `cpu` or `cuda`.
 
@@ -282,15 +282,17 @@ def load(
     one says `Model.folder`. engine: `torch`, `openvino` (on the CPU), or `auto`, which takes
     OpenVINO on a CPU where it is installed; where it does not agree with torch, torch answers, and
     `Model.engine_note` says why. Of a folder of folds all are loaded, and their answers averaged.
-    max_memory: bytes, see `Model`. Raises ModelError for a folder or file that cannot be used,
-    UsageError for an unknown domain, a device or an engine there is not.
+    max_memory: bytes, or a size like `4G`; see `Model`. Raises ModelError for a folder or file that
+    cannot be used, UsageError for an unknown domain, a device or an engine there is not, or what is
+    no size.
     """
+    max_bytes = None if max_memory is None else bytes_of(max_memory)
     folder = store.default_model() if folder is None else Path(folder)
     if store.read_folds(folder):
         from u2net3d.infer.folds import FoldedModel
 
         folds = [
-            load(part, domains=domains, device=device, engine=engine, max_memory=max_memory)
+            load(part, domains=domains, device=device, engine=engine, max_memory=max_bytes)
             for part in store.models_in(folder)
         ]
         return FoldedModel(folds, folder)
@@ -309,7 +311,7 @@ def load(
     engines = Engines(chosen, place, net, default_cache())
     if chosen == "torch" or not store.all_listed(folder, names):
         engines.net()  # what it finds wrong is said now
-    return Model(engines, store.read_specs(folder, names), folder, before, max_memory)
+    return Model(engines, store.read_specs(folder, names), folder, before, max_bytes)
 
 
 def device_name(asked: str) -> str:

@@ -19,7 +19,7 @@ from u2net3d.errors import DataError, UsageError
 from u2net3d.volume import Array
 
 DEFAULT_BYTES = 256 * 2**20  # what an array may take of memory where nothing else is asked for
-_UNITS = {"M": 2**20, "G": 2**30, "T": 2**40}
+_UNITS = {"": 1, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class Scratch:
@@ -62,16 +62,18 @@ def _mapped(size: int) -> mmap.mmap:
         raise DataError(tempfile.gettempdir(), what, mend) from error
 
 
-def bytes_of(text: str) -> int:
-    """`4G`, `800M`, `1.5G`: a size in units of 1024. Raises UsageError for anything else."""
-    number, unit = text.strip()[:-1], text.strip()[-1:].upper()
+def bytes_of(size: str | float) -> int:
+    """Bytes of `4G`, `800M`, `1.5G`, in units of 1024; a number is bytes. UsageError for others."""
+    number, unit = size, ""
+    if isinstance(size, str):
+        number, unit = size.strip()[:-1], size.strip()[-1:].upper()
     try:
-        size = float(number) * _UNITS[unit]
+        found = float(number) * _UNITS[unit]
     except (KeyError, ValueError):
-        size = 0
-    if not 0 < size < 2**60:
-        raise UsageError("--max-memory", f"'{text}' is no size", "write it like 800M or 4G")
-    return int(size)
+        found = 0
+    if not 0 < found < 2**60:
+        raise UsageError("--max-memory", f"'{size}' is no size", "write it like 800M or 4G")
+    return int(found)
 
 
 @dataclass(frozen=True)
