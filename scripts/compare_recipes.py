@@ -88,6 +88,7 @@ VARIANTS: dict[str, Variant] = {
     "2e-2 with base channels 24": _wide(24, learning_rate=2e-2),
     "2e-2 with classes balanced for a tenth": _trained(learning_rate=2e-2, balanced_share=0.1),
     "2e-2 with weight decay 0.1": _trained(learning_rate=2e-2, weight_decay=0.1),
+    "2e-2 with Muon for kernels": _trained(learning_rate=2e-2, kernel_rate=6),
 }
 
 

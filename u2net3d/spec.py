@@ -243,13 +243,15 @@ class TrainSpec(Frozen):
     the first part of it, in which small labels weigh more than their size. elastic: every patch is
     deformed as for U-Net. schedule: polynomial decay over the budget, or halving whenever the loss
     stalls. cube: the edge, in voxels, of the cube to which every patch is resized; None keeps the
-    plan's own patch and spacing.
+    plan's own patch and spacing. kernel_rate: Muon moves the depthwise kernels of separable units
+    too, at so many learning rates; 0: AdamW does.
     """
 
     steps: int = Field(default=STEPS_PER_DOMAIN, ge=1)
     time_s: float | None = Field(default=None, gt=0)
     optimiser: Literal["muon", "adamw", "adam", "sgd"] = "muon"
     learning_rate: float = Field(default=1e-2, gt=0)
+    kernel_rate: float = Field(default=0, ge=0)
     weight_decay: float = Field(default=1e-2, ge=0)
     warmup_steps: int = Field(default=40, ge=0)
     schedule: Literal["polynomial", "plateau"] = "polynomial"

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from u2net3d.models.network import BankShape
+from u2net3d.models.units import UnitBank
 from u2net3d.models.universal import UniversalNet
 from u2net3d.spec import TrainSpec
 from u2net3d.train.optimiser import WIDEST, Muon, optimiser_for, orthogonalised
@@ -40,10 +41,40 @@ def test_the_first_step_of_a_diagonal_matrix_by_hand():
     # Momentum and Nesterov leave the direction of the first gradient as it is: 1 on the diagonal.
     matrix = torch.nn.Parameter(torch.zeros(2, 2))
     matrix.grad = torch.diag(torch.tensor([5.0, 5.0]))
-    Muon([matrix], [matrix], rate=0.1, decay=0.0).step()
+    Muon([matrix], [(2.0, [matrix])], rate=0.1, decay=0.0).step()
     diagonal = matrix.detach().diagonal()
     assert torch.equal(matrix.detach(), torch.diag(diagonal))
     assert ((diagonal < -0.12) & (diagonal > -0.26)).all()  # 2 x rate, times about 0.7 to 1.2
+
+
+def test_the_first_step_of_depthwise_kernels_by_hand():
+    # Two kernels that see one voxel each: the matrix (2, 27) of the gradient has two rows at right
+    # angles, so each row moves by its rate along itself, however small its gradient.
+    kernels = torch.nn.Parameter(torch.zeros(2, 1, 3, 3, 3))
+    kernels.grad = torch.zeros(2, 1, 3, 3, 3)
+    kernels.grad[0, 0, 0, 0, 0], kernels.grad[1, 0, 2, 2, 2] = 5.0, 4.0
+    Muon([kernels], [(6.0, [kernels])], rate=0.1, decay=0.0).step()
+    moved = kernels.detach().nonzero().tolist()
+    assert moved == [[0, 0, 0, 0, 0], [1, 0, 2, 2, 2]]
+    values = kernels.detach()[kernels.detach() != 0]
+    assert ((values < -0.36) & (values > -0.78)).all()  # 6 x rate, times about 0.7 to 1.2
+
+
+def test_with_a_kernel_rate_all_but_matrices_and_depthwise_kernels_moves_as_adamw_would():
+    ours, theirs = net(), net()
+    muon = optimiser_for(ours, TrainSpec(kernel_rate=6))
+    adamw = optimiser_for(theirs, TrainSpec(optimiser="adamw"))
+    kernels = {id(part.weight) for part in ours.modules() if isinstance(part, UnitBank)}
+    for made, optimiser in ((ours, muon), (theirs, adamw)):
+        torch.manual_seed(1)
+        for weight in made.parameters():
+            weight.grad = torch.randn_like(weight)
+        optimiser.step()
+    assert kernels
+    pairs = zip(ours.named_parameters(), theirs.named_parameters(), strict=True)
+    for (name, one), (_, other) in pairs:
+        turned = name.startswith("trunk.") or id(one) in kernels
+        assert torch.equal(one, other) != turned, name
 
 
 def test_all_but_the_matrices_moves_as_adamw_would_bit_for_bit():
@@ -95,11 +126,11 @@ def test_what_has_no_gradient_stays_as_it_is():
     assert any(name.startswith("trunk.") for name in moved)
 
 
-def test_a_frozen_trunk_leaves_adamw_alone():
+def test_a_frozen_trunk_leaves_adamw_and_the_kernels():
     made = net()
     made.freeze_trunk()
-    optimiser = optimiser_for(made, TrainSpec())
-    assert len(optimiser.param_groups) == 1
+    assert len(optimiser_for(made, TrainSpec()).param_groups) == 1
+    assert len(optimiser_for(made, TrainSpec(kernel_rate=6)).param_groups) == 2
 
 
 def test_wide_matrices_are_left_to_adamw():
@@ -109,9 +140,11 @@ def test_wide_matrices_are_left_to_adamw():
     assert [any(wide is weight for weight in group["params"]) for group in groups] == [True, False]
 
 
-def test_a_state_that_was_saved_goes_on_bit_for_bit():
+@pytest.mark.parametrize("kernel_rate", [0, 6])
+def test_a_state_that_was_saved_goes_on_bit_for_bit(kernel_rate):
     one, other = net(), net()
-    first, second = (optimiser_for(made, TrainSpec()) for made in (one, other))
+    spec = TrainSpec(kernel_rate=kernel_rate)
+    first, second = (optimiser_for(made, spec) for made in (one, other))
 
     def step(made, optimiser, seed):
         torch.manual_seed(seed)

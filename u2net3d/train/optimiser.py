@@ -1,4 +1,4 @@
-"""The optimiser: AdamW, and for the trunk's matrices orthogonalised momentum; others by name."""
+"""The optimiser: AdamW, and orthogonalised momentum for separable units; others by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from u2net3d.models.network import Network
-from u2net3d.models.units import Pointwise
+from u2net3d.models.units import Pointwise, UnitBank
 from u2net3d.spec import TrainSpec
 
 MOMENTUM = 0.95
@@ -35,7 +35,10 @@ def optimiser_for(net: Network, spec: TrainSpec) -> torch.optim.Optimizer:
         return torch.optim.AdamW(weights, rate, weight_decay=decay, fused=True)
     if spec.optimiser == "adam":  # the decay is part of the gradient
         return torch.optim.Adam(weights, rate, weight_decay=decay, fused=True)
-    return Muon(weights, _matrices(net), rate, decay)
+    turned = [(MATRIX_RATE, _matrices(net))]
+    if spec.kernel_rate:
+        turned.append((spec.kernel_rate, _kernels(net)))
+    return Muon(weights, turned, rate, decay)
 
 
 def trained(net: Network) -> list[Tensor]:
@@ -48,8 +51,16 @@ def _matrices(net: Network) -> list[Tensor]:
     return [w for w in pointwise if w.requires_grad and max(w.shape) <= WIDEST]
 
 
+def _kernels(net: Network) -> list[Tensor]:
+    units = [part.weight for part in net.modules() if isinstance(part, UnitBank)]
+    return [w for w in units if w.requires_grad]
+
+
 class Muon(torch.optim.AdamW):
-    """AdamW, but `matrices` move along their orthogonalised Nesterov momentum.
+    """AdamW, but `turned` weights move along their orthogonalised Nesterov momentum.
+
+    turned: rates, in learning rates of the others, each with its weights, matrices (rows, columns);
+    a depthwise weight (C, 1, kD, kH, kW) is taken as the matrix (C, kD kH kW), a kernel a row.
 
     Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024): every direction
     of a matrix moves alike, however weak its gradient. Weight decay is decoupled in both. A weight
@@ -57,13 +68,16 @@ class Muon(torch.optim.AdamW):
     """
 
     def __init__(
-        self, weights: Sequence[Tensor], matrices: Sequence[Tensor], rate: float, decay: float
+        self,
+        weights: Sequence[Tensor],
+        turned: Sequence[tuple[float, Sequence[Tensor]]],
+        rate: float,
+        decay: float,
     ) -> None:
-        chosen = {id(matrix) for matrix in matrices}
+        chosen = {id(weight) for _, some in turned for weight in some}
         others = [weight for weight in weights if id(weight) not in chosen]
-        groups: list[dict[str, Any]] = [{"params": others, "matrices": False}]
-        if matrices:
-            groups.append({"params": list(matrices), "matrices": True})
+        groups: list[dict[str, Any]] = [{"params": others, "turned": 0.0}]
+        groups += [{"params": list(some), "turned": factor} for factor, some in turned if some]
         super().__init__(groups, rate, weight_decay=decay, fused=True)
 
     @torch.no_grad()
@@ -71,35 +85,36 @@ class Muon(torch.optim.AdamW):
         """One step of all weights that have a gradient."""
         assert closure is None
         every = self.param_groups
-        self.param_groups = [group for group in every if not group["matrices"]]
+        self.param_groups = [group for group in every if not group["turned"]]
         try:
             super().step()
         finally:
             self.param_groups = every
         for group in every:
-            if group["matrices"]:
-                self._step_matrices(group)
+            if group["turned"]:
+                self._turn(group)
 
-    def _step_matrices(self, group: dict[str, Any]) -> None:
-        rate = group["lr"] * MATRIX_RATE
+    def _turn(self, group: dict[str, Any]) -> None:
+        rate = group["lr"] * group["turned"]
         alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
-        for matrix in group["params"]:
-            if matrix.grad is not None:
-                alike[matrix.shape].append(matrix)
-        for shape, matrices in alike.items():
-            steps = orthogonalised(torch.stack([self._nesterov(matrix) for matrix in matrices]))
-            for matrix, step in zip(matrices, steps, strict=True):
-                matrix.mul_(1 - rate * group["weight_decay"])
-                matrix.add_(step, alpha=-rate * max(1.0, shape[0] / shape[1]) ** 0.5)
+        for weight in group["params"]:
+            if weight.grad is not None:
+                alike[weight.flatten(1).shape].append(weight)
+        for shape, weights in alike.items():
+            steps = orthogonalised(torch.stack([self._nesterov(weight) for weight in weights]))
+            for weight, step in zip(weights, steps, strict=True):
+                weight.mul_(1 - rate * group["weight_decay"])
+                alpha = -rate * max(1.0, shape[0] / shape[1]) ** 0.5
+                weight.add_(step.reshape(weight.shape), alpha=alpha)
 
-    def _nesterov(self, matrix: Tensor) -> Tensor:
-        assert matrix.grad is not None
-        state = self.state[matrix]
+    def _nesterov(self, weight: Tensor) -> Tensor:
+        """As a matrix (rows, columns)."""
+        assert weight.grad is not None
+        state = self.state[weight]
         if not state:  # AdamW looks for a "step" in every state that it loads
-            state["step"], state["momentum"] = torch.zeros(()), torch.zeros_like(matrix)
-        state["momentum"].lerp_(matrix.grad, 1 - MOMENTUM)
-        result: Tensor = matrix.grad.lerp(state["momentum"], MOMENTUM)
-        return result
+            state["step"], state["momentum"] = torch.zeros(()), torch.zeros_like(weight)
+        state["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
+        return weight.grad.lerp(state["momentum"], MOMENTUM).flatten(1)
 
 
 def orthogonalised(x: Tensor) -> Tensor:
