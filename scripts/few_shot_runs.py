@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from compare_families import contestant, domains_by_name
 from compare_rows import Asked, Budget, data_of
@@ -14,7 +14,7 @@ from few_shot_rows import OTHERS, FewAsked
 from u2net3d.cli.training import seconds_of
 from u2net3d.errors import UsageError
 from u2net3d.io.dataset import find_dataset, split
-from u2net3d.spec import BANK_LEARNING_RATE, RECIPES, domain_name
+from u2net3d.spec import BANK_LEARNING_RATE, RECIPES, TrainSpec, domain_name
 
 _WORD = re.compile(r"(?P<domains>[^:@]*)(?P<changes>(:[^:@]+)*)(@(?P<budget>[^@]+))?")
 
@@ -76,18 +76,19 @@ def _run(
         "device": asked.device, "recipe": "own",
     }  # fmt: skip
     if init == "scratch":
-        yield FewAsked(preset=asked.preset, model=contestant(asked.preset), **plain)
+        own = contestant(asked.preset)
+        training = recipe_of(own.preset, TrainSpec())
+        yield FewAsked(preset=asked.preset, model=own, training=training, **plain)
         return
     for trunk in asked.trunks:
         domains = trunk.domains or tuple(name for name in names if name != domain)
         if domain in domains:
             continue
         model = contestant(trunk.preset)
-        rate = {} if model.preset in RECIPES else {"learning_rate": BANK_LEARNING_RATE}
         yield FewAsked(
             preset=trunk.preset,
             model=model,
-            training=rate,
+            training=recipe_of(model.preset, TrainSpec(learning_rate=BANK_LEARNING_RATE)),
             trunk=_training_of(asked, trunk, domains),
             base="+".join(trunk.domains) if trunk.domains else OTHERS,
             **plain,
@@ -97,16 +98,27 @@ def _run(
 def _training_of(asked: argparse.Namespace, trunk: Trunk, domains: tuple[str, ...]) -> Asked:
     """The training of a trunk: once, whatever seed a run on it has."""
     each = trunk.budget.model_copy(update={"amount": trunk.budget.amount / len(domains)})
+    model = contestant(trunk.preset)
     return Asked(
         data=data_of(asked.data, typed(asked, domains), asked.fold),
         preset=trunk.preset,
-        model=contestant(trunk.preset),
+        model=model,
+        training=recipe_of(model.preset, TrainSpec()),
         domains=domains,
         fold=asked.fold,
         budget=each,
         device=asked.device,
         recipe="own",
     )
+
+
+def recipe_of(preset: str, otherwise: TrainSpec) -> dict[str, Any]:
+    """What of a preset's recipe differs from TrainSpec's defaults.
+
+    In the row it says by what the run was trained, also when the preset has another recipe one day.
+    """
+    said, default = RECIPES.get(preset, otherwise).model_dump(), TrainSpec().model_dump()
+    return {field: value for field, value in said.items() if value != default[field]}
 
 
 def typed(asked: argparse.Namespace, domains: Sequence[str]) -> list[str]:

@@ -324,6 +324,22 @@ def test_a_trunk_of_another_width_gives_it_to_its_banks_and_not_to_nothing(monke
     assert [recipe(each, 1).learning_rate for each in (alone, one.trunk)] == [own, own]
 
 
+def test_a_run_is_another_when_the_recipe_of_its_preset_changes(monkeypatch):
+    import few_shot_runs
+
+    from u2net3d.spec import RECIPES
+
+    monkeypatch.setattr("few_shot_runs.data_of", lambda *_: "it")
+    asked = parsed("--inits", "fresh,scratch", "--cases", "1")
+    before = {each.key for each in few_shot_runs.runs(asked)}
+    changed = {**RECIPES, "base": RECIPES["base"].model_copy(update={"decay_power": 0.5})}
+    monkeypatch.setattr(few_shot_runs, "RECIPES", changed)
+    after = list(few_shot_runs.runs(asked))
+    assert not before & {each.key for each in after}
+    assert {each.training["decay_power"] for each in after} == {0.5}
+    assert {each.trunk.training["decay_power"] for each in after if each.trunk} == {0.5}
+
+
 @pytest.mark.parametrize(
     "words",
     [
