@@ -14,7 +14,7 @@ from few_shot_rows import OTHERS, FewAsked
 from u2net3d.cli.training import seconds_of
 from u2net3d.errors import UsageError
 from u2net3d.io.dataset import find_dataset, split
-from u2net3d.spec import BANK_LEARNING_RATE, RECIPES, TrainSpec, domain_name
+from u2net3d.spec import RECIPES, TrainSpec, bank_recipe, domain_name
 
 _WORD = re.compile(r"(?P<domains>[^:@]*)(?P<changes>(:[^:@]+)*)(@(?P<budget>[^@]+))?")
 
@@ -77,7 +77,7 @@ def _run(
     }  # fmt: skip
     if init == "scratch":
         own = contestant(asked.preset)
-        training = recipe_of(own.preset, TrainSpec())
+        training = told(RECIPES.get(own.preset, TrainSpec()))
         yield FewAsked(preset=asked.preset, model=own, training=training, **plain)
         return
     for trunk in asked.trunks:
@@ -88,7 +88,7 @@ def _run(
         yield FewAsked(
             preset=trunk.preset,
             model=model,
-            training=recipe_of(model.preset, TrainSpec(learning_rate=BANK_LEARNING_RATE)),
+            training=told(bank_recipe(model.preset)),
             trunk=_training_of(asked, trunk, domains),
             base="+".join(trunk.domains) if trunk.domains else OTHERS,
             **plain,
@@ -103,7 +103,7 @@ def _training_of(asked: argparse.Namespace, trunk: Trunk, domains: tuple[str, ..
         data=data_of(asked.data, typed(asked, domains), asked.fold),
         preset=trunk.preset,
         model=model,
-        training=recipe_of(model.preset, TrainSpec()),
+        training=told(RECIPES.get(model.preset, TrainSpec())),
         domains=domains,
         fold=asked.fold,
         budget=each,
@@ -112,12 +112,12 @@ def _training_of(asked: argparse.Namespace, trunk: Trunk, domains: tuple[str, ..
     )
 
 
-def recipe_of(preset: str, otherwise: TrainSpec) -> dict[str, Any]:
-    """What of a preset's recipe differs from TrainSpec's defaults.
+def told(recipe: TrainSpec) -> dict[str, Any]:
+    """What of a recipe differs from TrainSpec's defaults.
 
     In the row it says by what the run was trained, also when the preset has another recipe one day.
     """
-    said, default = RECIPES.get(preset, otherwise).model_dump(), TrainSpec().model_dump()
+    said, default = recipe.model_dump(), TrainSpec().model_dump()
     return {field: value for field, value in said.items() if value != default[field]}
 
 

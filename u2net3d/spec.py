@@ -16,6 +16,7 @@ from u2net3d.volume import Triple, TripleF
 
 STEPS_PER_DOMAIN = 1500  # where no budget is given, of a preset without a line in PRESET_STEPS
 BANK_LEARNING_RATE = 2e-2  # of a bank alone, on a frozen trunk: nothing shared can be upset
+BANK_KERNEL_RATE = 4.0  # 2 and 6 were ahead of AdamW and as good as each other (docs/log.md)
 # Words of the command line, and the attributes of nn.ModuleDict, which no key of one may be.
 _WORDS = ("auto", "all", "mean", "nearest", "fresh")
 _ATTRIBUTES = (
@@ -304,6 +305,18 @@ RECIPES: dict[str, TrainSpec] = {
     },
     "reference-independent": _REFERENCE.model_copy(update={"cube": None}),
 }
+
+
+def bank_recipe(preset: str) -> TrainSpec:
+    """How a bank alone is trained, on the frozen trunk of a model of that preset.
+
+    As the preset's recipe says, else by the defaults, faster. Where Muon is the optimiser it moves
+    the depthwise kernels too: they are what a bank learns by.
+    """
+    own = RECIPES.get(preset, TrainSpec(learning_rate=BANK_LEARNING_RATE))
+    if own.optimiser != "muon":
+        return own
+    return own.model_copy(update={"kernel_rate": BANK_KERNEL_RATE})
 
 
 def preset_of(model: ModelSpec) -> str:

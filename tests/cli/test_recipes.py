@@ -11,7 +11,7 @@ from u2net3d.cli import training
 from u2net3d.errors import UsageError
 from u2net3d.losses import LOSSES
 from u2net3d.models import network
-from u2net3d.spec import PRESETS, RECIPES, TrainSpec
+from u2net3d.spec import BANK_KERNEL_RATE, BANK_LEARNING_RATE, PRESETS, RECIPES, TrainSpec
 
 
 class Asked(Exception):
@@ -72,7 +72,8 @@ def test_the_steps_of_a_preset_are_counted_per_domain(options, data, make_datase
     assert two == RECIPES[preset].model_copy(update={"seed": 7, "steps": 2 * steps})
     model_of(preset, options.model)
     added = asked(training.add_domain, "liver", data, None, "fresh", options)
-    assert (added.steps, added.learning_rate) == (steps, training.BANK_LEARNING_RATE)
+    assert (added.steps, added.learning_rate) == (steps, BANK_LEARNING_RATE)
+    assert added.kernel_rate == BANK_KERNEL_RATE
     further = asked(training.update_domain, "liver", data, None, False, options)
     assert (further.steps, further.learning_rate) == (steps, RECIPES[preset].learning_rate)
 
@@ -83,8 +84,9 @@ def test_a_bank_is_trained_by_the_recipe_of_its_model(options, data, preset):
     added = asked(training.add_domain, "liver", data, None, "fresh", options)
     anew = asked(training.update_domain, "liver", data, "fresh", False, options)
     further = asked(training.update_domain, "liver", data, None, False, options)
-    known = RECIPES.get(preset, TrainSpec(learning_rate=training.BANK_LEARNING_RATE))
-    assert added == anew == known.model_copy(update={"seed": 7})
+    known = RECIPES.get(preset, TrainSpec(learning_rate=BANK_LEARNING_RATE))
+    kernel_rate = 0.0 if preset == "reference-parallel" else BANK_KERNEL_RATE
+    assert added == anew == known.model_copy(update={"seed": 7, "kernel_rate": kernel_rate})
     own = RECIPES.get(preset, TrainSpec())
     assert further == own.model_copy(update={"seed": 7, "balanced_share": 0.0})
 

@@ -312,7 +312,7 @@ def test_a_trunk_of_another_width_gives_it_to_its_banks_and_not_to_nothing(monke
     from compare_settle import recipe
     from few_shot_runs import runs
 
-    from u2net3d.spec import BANK_LEARNING_RATE, RECIPES
+    from u2net3d.spec import BANK_KERNEL_RATE, BANK_LEARNING_RATE, RECIPES
 
     monkeypatch.setattr("few_shot_runs.data_of", lambda *_: "it")
     asked = parsed("--inits", "fresh,scratch", "--cases", "1", "--trunks", ":base_channels=24")
@@ -320,6 +320,7 @@ def test_a_trunk_of_another_width_gives_it_to_its_banks_and_not_to_nothing(monke
     assert one.model == one.trunk.model
     assert (one.model.base_channels, alone.model.base_channels) == (24, 16)
     assert recipe(one, 1).learning_rate == BANK_LEARNING_RATE
+    assert [recipe(each, 1).kernel_rate for each in (one, alone)] == [BANK_KERNEL_RATE, 0]
     own = RECIPES["base"].learning_rate
     assert [recipe(each, 1).learning_rate for each in (alone, one.trunk)] == [own, own]
 
@@ -327,13 +328,15 @@ def test_a_trunk_of_another_width_gives_it_to_its_banks_and_not_to_nothing(monke
 def test_a_run_is_another_when_the_recipe_of_its_preset_changes(monkeypatch):
     import few_shot_runs
 
+    from u2net3d import spec
     from u2net3d.spec import RECIPES
 
     monkeypatch.setattr("few_shot_runs.data_of", lambda *_: "it")
     asked = parsed("--inits", "fresh,scratch", "--cases", "1")
     before = {each.key for each in few_shot_runs.runs(asked)}
     changed = {**RECIPES, "base": RECIPES["base"].model_copy(update={"decay_power": 0.5})}
-    monkeypatch.setattr(few_shot_runs, "RECIPES", changed)
+    for place in (few_shot_runs, spec):
+        monkeypatch.setattr(place, "RECIPES", changed)
     after = list(few_shot_runs.runs(asked))
     assert not before & {each.key for each in after}
     assert {each.training["decay_power"] for each in after} == {0.5}

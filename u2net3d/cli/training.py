@@ -21,11 +21,11 @@ from u2net3d.losses import LOSSES
 from u2net3d.models.named import model_of
 from u2net3d.prep.cache import default_cache
 from u2net3d.spec import (
-    BANK_LEARNING_RATE,
     PRESET_STEPS,
     RECIPES,
     STEPS_PER_DOMAIN,
     TrainSpec,
+    bank_recipe,
 )
 from u2net3d.train.add_domain import add_domain as add
 from u2net3d.train.folds import each_fold, require_folds
@@ -61,7 +61,7 @@ def train(names: list[str], data: Path, preset: str, options: Options) -> None:
         raise UsageError("--domains", f"'{','.join(names)}' holds an empty name", "write a,b,c")
     asked = model_of(preset)
     folds = folds_of(options.fold)
-    request = _request(options, _recipe(asked.preset, TrainSpec(), len(names)))
+    request = _request(options, _recipe(asked.preset, len(names)))
     datasets = find_datasets(data, names)
     if (edge := request.spec.cube) and request.device.type == "cpu":
         say(f"{preset}: two patches of {edge}³ voxels a step, as published; it is meant for a GPU")
@@ -119,7 +119,7 @@ def update_domain(name: str, data: Path, init: str | None, force: bool, options:
     _require_one_fold(options.model, options.fold)
     recipe = _recipe_of_bank(options.model)
     if init is None:
-        further = _recipe(_preset_of(options.model), TrainSpec())
+        further = _recipe(_preset_of(options.model))
         # it has left the background long ago
         recipe = further.model_copy(update={"balanced_share": 0.0})
     request = _request(options, recipe)
@@ -145,14 +145,20 @@ def _folds_in(model: Path, options: Options) -> list[int]:
 
 
 def _recipe_of_bank(model: Path) -> TrainSpec:
-    """How a new bank is trained: as the model's preset says, else by the default, faster."""
-    return _recipe(_preset_of(model), TrainSpec(learning_rate=BANK_LEARNING_RATE))
+    """How a new bank is trained on the trunk of a model."""
+    preset = _preset_of(model)
+    return _of_length(bank_recipe(preset), preset)
 
 
-def _recipe(preset: str, default: TrainSpec, domains: int = 1) -> TrainSpec:
-    """The preset's own recipe where it has one, else `default`; its steps for `domains`."""
+def _recipe(preset: str, domains: int = 1) -> TrainSpec:
+    """The preset's own recipe where it has one, else the default; its steps for `domains`."""
+    return _of_length(RECIPES.get(preset, TrainSpec()), preset, domains)
+
+
+def _of_length(recipe: TrainSpec, preset: str, domains: int = 1) -> TrainSpec:
+    """As long as the preset's steps for `domains` are."""
     steps = PRESET_STEPS.get(preset, STEPS_PER_DOMAIN) * domains
-    return RECIPES.get(preset, default).model_copy(update={"steps": steps})
+    return recipe.model_copy(update={"steps": steps})
 
 
 def _preset_of(model: Path) -> str:
