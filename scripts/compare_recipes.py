@@ -4,7 +4,8 @@ A variant differs in what `VARIANTS` says from `base`, trained by the defaults o
 the learning rate of the preset's own recipe. Its steps are the budget by the time of one of its
 steps, which is measured first, all variants in turn; so a cheaper network makes more of them. What
 else the machine does changes that time, of all of them alike. Dice is that of the last step, on
-whole validation volumes. A row is written behind every run; what has one already is not run again.
+whole validation volumes. With --together one network learns all the domains, which have the mean of
+their Dice. A row is written behind every run; what has one already is not run again.
 """
 
 from __future__ import annotations
@@ -14,19 +15,31 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from recipe_trials import Trial, as_it_is, augmented, by_loss, by_size, finest_level_alone
 from rich.console import Console
 from rich.table import Table
 
 from u2net3d.io.dataset import Dataset, find_datasets, split
-from u2net3d.losses import LOSSES, supervised
+from u2net3d.losses import LOSSES
 from u2net3d.ops.memory import keep_freed_memory
 from u2net3d.prep.cache import default_cache
 from u2net3d.prep.plan import domain_spec
-from u2net3d.spec import DEFAULT_PRESET, PRESETS, Design, DomainSpec, Frozen, ModelSpec, TrainSpec
+from u2net3d.spec import (
+    DEFAULT_PRESET,
+    PRESETS,
+    Budget,
+    Design,
+    DomainSpec,
+    Frozen,
+    ModelSpec,
+    TrainSpec,
+)
+from u2net3d.train import loop
 from u2net3d.train.optimiser import optimiser_for
 from u2net3d.train.run import Request, fresh_net, train_model
 from u2net3d.train.schedule import Progress
@@ -36,15 +49,17 @@ BASE = PRESETS[DEFAULT_PRESET]
 ROUNDS = 5  # in which every variant has one measured step
 
 
-class Variant(Frozen):
-    """A network and how it is trained."""
+class Variant(NamedTuple):
+    """A network and how it is trained; trial: what of the package is another while it is."""
 
     model: ModelSpec = BASE
     training: TrainSpec = TrainSpec()
+    trial: Trial = as_it_is
 
 
 class Row(Frozen):
-    """What came of a variant. step_s: seconds of all threads for the network's step."""
+    """What came of a variant. step_s: seconds of all threads for the network's step; domain:
+    several joined by + are those of one network, and labels then holds the Dice of each."""
 
     domain: str
     variant: str
@@ -71,6 +86,15 @@ def _wide(base_channels: int, **changes: object) -> Variant:
     return Variant(model=model, training=TrainSpec(**changes))
 
 
+def _spending(voxels: int, **changes: object) -> Variant:
+    model = BASE.model_copy(update={"budget": Budget(voxels=voxels)})
+    return Variant(model=model, training=TrainSpec(**changes))
+
+
+def _tried(trial: Trial, **changes: object) -> Variant:
+    return Variant(training=TrainSpec(**changes), trial=trial)
+
+
 VARIANTS: dict[str, Variant] = {
     "base": Variant(),
     "paper": Variant(model=PRESETS["paper"]),
@@ -89,6 +113,15 @@ VARIANTS: dict[str, Variant] = {
     "2e-2 with classes balanced for a tenth": _trained(learning_rate=2e-2, balanced_share=0.1),
     "2e-2 with weight decay 0.1": _trained(learning_rate=2e-2, weight_decay=0.1),
     "2e-2 with Muon for kernels": _trained(learning_rate=2e-2, kernel_rate=6),
+    "2e-2 with half the voxels a step": _spending(250_000, learning_rate=2e-2),
+    "2e-2 with twice the voxels a step": _spending(1_000_000, learning_rate=2e-2),
+    "2e-2 falling with power 1.5": _trained(learning_rate=2e-2, decay_power=1.5),
+    "2e-2 with two thirds on foreground": _trained(learning_rate=2e-2, foreground_share=2 / 3),
+    "2e-2 without deep supervision": _tried(finest_level_alone, learning_rate=2e-2),
+    "2e-2 with reflections alone": _tried(augmented(0), learning_rate=2e-2),
+    "2e-2 augmented twice as often": _tried(augmented(2), learning_rate=2e-2),
+    "2e-2 by size": _tried(by_size, learning_rate=2e-2),
+    "2e-2 by loss": _tried(by_loss, learning_rate=2e-2),
 }
 
 
@@ -99,12 +132,14 @@ def main() -> None:
     names = asked.variants.split(",") if asked.variants else list(VARIANTS)
     if unknown := [name for name in names if name not in VARIANTS]:
         sys.exit(f"error: --variants: there is no {unknown[0]!r} — one of {', '.join(VARIANTS)}")
+    datasets = find_datasets(asked.data, asked.domains.split(","))
+    groups = [datasets] if asked.together else [[each] for each in datasets]
     for seed in [int(text) for text in asked.seeds.split(",")]:
-        for dataset in find_datasets(asked.data, asked.domains.split(",")):
-            missing = [name for name in names if not _there(asked, dataset.domain, name, seed)]
-            steps = step_seconds(dataset, missing)
+        for group in groups:
+            missing = [name for name in names if not _there(asked, joined(group), name, seed)]
+            steps = step_seconds(group, missing)
             for name in missing:
-                row = run(dataset, name, seed, asked.seconds, steps[name])
+                row = run(group, name, seed, asked.seconds, steps[name])
                 with asked.rows.open("a") as file:
                     file.write(row.model_dump_json() + "\n")
                 print(row.model_dump_json(), flush=True)
@@ -115,6 +150,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--domains", required=True)
+    parser.add_argument("--together", action="store_true", help="one network of all the domains")
     parser.add_argument("--variants", help="some, with commas; else all")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--seconds", type=float, default=150, help="processor time of the steps")
@@ -134,16 +170,30 @@ def _there(asked: argparse.Namespace, domain: str, name: str, seed: int) -> bool
     return wanted in {(r.domain, r.variant, r.seed, r.budget_s) for r in rows(asked.rows)}
 
 
-def step_seconds(dataset: Dataset, names: Iterable[str]) -> dict[str, float]:
-    """Processor seconds of one step of every variant, on noise: medians of rounds, interleaved."""
-    spec = domain_spec(dataset, split(dataset, 0).training, BASE.stages)
+def joined(group: Sequence[Dataset]) -> str:
+    """The domains of one network, as a row names them."""
+    return "+".join(dataset.domain for dataset in group)
+
+
+def step_seconds(group: Sequence[Dataset], names: Iterable[str]) -> dict[str, float]:
+    """Processor seconds of one step of every variant, on noise: medians of rounds, interleaved; of
+    several domains the mean."""
     found: dict[str, list[float]] = {name: [] for name in names}
+    specs = {name: planned_of(group, VARIANTS[name].model) for name in found}
     for turn in range(ROUNDS + 1):
         for name, times in found.items():
-            spent = _one_step(spec, VARIANTS[name])
+            spent = statistics.mean(_one_step(spec, VARIANTS[name]) for spec in specs[name])
             if turn:  # the first round pays for memory
                 times.append(spent)
     return {name: statistics.median(times) for name, times in found.items()}
+
+
+def planned_of(group: Sequence[Dataset], model: ModelSpec) -> list[DomainSpec]:
+    """The plans of the domains within a model's budget."""
+    return [
+        domain_spec(each, split(each, 0).training, model.stages, budget=model.budget)
+        for each in group
+    ]
 
 
 def _one_step(spec: DomainSpec, variant: Variant) -> float:
@@ -154,18 +204,19 @@ def _one_step(spec: DomainSpec, variant: Variant) -> float:
     image = torch.randn(patch)
     label = torch.randint(len(spec.labels), (patch[0], *patch[2:]))
     began = time.process_time()
-    loss = supervised(LOSSES[variant.training.loss], net(image, spec.name), label)
+    with variant.trial():
+        loss = loop.supervised(LOSSES[variant.training.loss], net(image, spec.name), label)
     loss.backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     return time.process_time() - began
 
 
-def run(dataset: Dataset, name: str, seed: int, budget_s: float, step_s: float) -> Row:
-    """Trains one variant on one domain and judges its last step."""
+def run(group: Sequence[Dataset], name: str, seed: int, budget_s: float, step_s: float) -> Row:
+    """Trains one variant on one domain, or on several together, and judges its last step."""
     variant, steps = VARIANTS[name], max(1, round(budget_s / step_s))
     changes = {"steps": steps, "seed": seed, "validations": 1}
     spec = variant.training.model_copy(update=changes)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, variant.trial():
         request = Request(
             model=Path(folder) / "model",
             spec=spec,
@@ -175,21 +226,34 @@ def run(dataset: Dataset, name: str, seed: int, budget_s: float, step_s: float) 
             overwrite=False,
             command="scripts/compare-recipes",
         )
-        result, _ = train_model([dataset], variant.model, request, Quiet(), _say, _prepared)
-    plan = domain_spec(dataset, split(dataset, 0).training, BASE.stages)
-    model = variant.model.model_copy(update={"stages": plan.plan.stages})
-    score = result.scores[dataset.domain]
+        result, _ = train_model(group, variant.model, request, Quiet(), _say, _prepared)
     return Row(
-        domain=dataset.domain,
+        domain=joined(group),
         variant=name,
         seed=seed,
         budget_s=budget_s,
         step_s=round(step_s, 4),
         steps=steps,
-        weights=sum(w.numel() for w in fresh_net(model, {plan.name: plan}, 0).parameters()),
-        dice=round(score.mean, 4),
-        labels={label: round(dice or 0.0, 4) for label, dice in score.per_label().items()},
+        weights=weights_of(group, variant.model),
+        dice=round(statistics.mean(score.mean for score in result.scores.values()), 4),
+        labels=told_of(result.scores),
     )
+
+
+def weights_of(group: Sequence[Dataset], model: ModelSpec) -> int:
+    """How many weights the network has."""
+    plans = {plan.name: plan for plan in planned_of(group, model)}
+    stages = max(plan.plan.stages for plan in plans.values())
+    net = fresh_net(model.model_copy(update={"stages": stages}), plans, 0)
+    return sum(weight.numel() for weight in net.parameters())
+
+
+def told_of(scores: Mapping[str, DomainScore]) -> dict[str, float]:
+    """Dice of each label, or of each domain where there are several."""
+    if len(scores) > 1:
+        return {domain: round(score.mean, 4) for domain, score in scores.items()}
+    (score,) = scores.values()
+    return {label: round(dice or 0.0, 4) for label, dice in score.per_label().items()}
 
 
 class Quiet:
