@@ -36,7 +36,7 @@ the same machine and threads, for the same minutes. Planning and preparing are n
   1e-3, weight decay 1e-2, a warm-up over 40 steps or 5 % of the time, whichever is shorter, and the
   C library's allocator told to keep freed memory, which makes its steps faster.
 - **u2net3d**: one model per domain. **universal**: one model of all the domains, with the sum of
-  their budgets.
+  their budgets; its steps, seconds and weights are those of all of them together.
 - **Split**: the fold of the package, patients apart; nnU-Net gets it as its splits_final.json. It
   is given the training cases alone, so no plan, fingerprint or normalisation sees the others.
 - **What it says**: what these minutes buy on this machine. nnU-Net by itself trains for 250,000
