@@ -33,14 +33,8 @@ as_it_is: Trial = nullcontext
 def finest_level_alone() -> Iterator[None]:
     """No deep supervision: the loss of the full resolution."""
 
-    def finest(
-        loss: Callable[..., Tensor],
-        outputs: Sequence[Tensor],
-        target: Tensor,
-        balance: float = 0.0,
-        border: Tensor | None = None,
-    ) -> Tensor:
-        return supervised(loss, outputs[:1], target, balance, border)
+    def finest(loss: Callable[..., Tensor], outputs: Sequence[Tensor], *others: Any) -> Tensor:
+        return supervised(loss, outputs[:1], *others)
 
     with patch.object(loop, "supervised", finest):
         yield
@@ -75,7 +69,7 @@ def by_size() -> Iterator[None]:
 @contextmanager
 def by_loss() -> Iterator[None]:
     """A domain has turns in proportion to its smoothed loss, 0 being the least that Dice and
-    cross-entropy can sum up to."""
+    cross-entropy can sum up to; patches are read ahead, so the loss is that of some steps ago."""
     learn, of = loop._learn, dict[str, float]()
 
     def heard(net: Network, optimiser: Optimizer, batch: Batch, *others: Any) -> tuple[float, bool]:
