@@ -177,12 +177,15 @@ def joined(group: Sequence[Dataset]) -> str:
 
 def step_seconds(group: Sequence[Dataset], names: Iterable[str]) -> dict[str, float]:
     """Processor seconds of one step of every variant, on noise: medians of rounds, interleaved; of
-    several domains the mean."""
+    several domains the mean, weighed by their turns (`by_loss`: taken to be even)."""
     found: dict[str, list[float]] = {name: [] for name in names}
     specs = {name: planned_of(group, VARIANTS[name].model) for name in found}
+    turns = [len(split(each, 0).training) for each in group]
     for turn in range(ROUNDS + 1):
         for name, times in found.items():
-            spent = statistics.mean(_one_step(spec, VARIANTS[name]) for spec in specs[name])
+            variant = VARIANTS[name]
+            each = [_one_step(spec, variant) for spec in specs[name]]
+            spent = statistics.fmean(each, turns if variant.trial is by_size else None)
             if turn:  # the first round pays for memory
                 times.append(spent)
     return {name: statistics.median(times) for name, times in found.items()}

@@ -84,3 +84,14 @@ def test_patches_are_changed_so_many_times_as_often_and_reflected_as_before(fact
     with augmented(factor)():
         assert shares() == pytest.approx((factor * 0.2, 0.5), abs=0.03)
     assert shares() == pytest.approx((0.2, 0.5), abs=0.03)
+
+
+def test_what_a_step_costs_counts_the_larger_set_more_often_by_size(monkeypatch):
+    import compare_recipes as module
+
+    cases = {"a": 3, "b": 1}
+    monkeypatch.setattr(module, "split", lambda a, _: SimpleNamespace(training=range(cases[a])))
+    monkeypatch.setattr(module, "planned_of", lambda *_: [1.0, 2.0])  # what a step of each takes
+    monkeypatch.setattr(module, "_one_step", lambda spec, _: spec)
+    found = module.step_seconds(["a", "b"], ["learning rate 2e-2", "2e-2 by size"])
+    assert found == {"learning rate 2e-2": 1.5, "2e-2 by size": 1.25}

@@ -283,3 +283,26 @@ def test_it_can_be_stopped_and_taken_up_after_another_domain_was_added(
     add(spleen, heard=heard, resume=True)
     assert len(heard.losses) == 2
     assert set(store.read_manifest(model).domains) == {"liver", "heart", "kidney", "spleen"}
+
+
+def test_a_bank_that_was_replaced_since_is_not_put_back_by_resume(model, add, spleen):
+    add(spleen)
+    net, _, specs = store.load(model)
+    store.save_domain(model, net, specs["spleen"], {"steps": 9})  # as update-domain does
+    newer = (model / NEW).read_bytes()
+    with pytest.raises(UsageError, match=r"spleen is no longer .* — .*update-domain.*--overwrite"):
+        add(spleen, resume=True)
+    assert (model / NEW).read_bytes() == newer
+    add(spleen, overwrite=True)  # as the message says
+    assert (model / NEW).read_bytes() != newer
+
+
+def test_one_that_replaces_a_domain_can_be_stopped_and_taken_up(model, add, tiny_dataset, watcher):
+    liver = tiny_dataset("Task33_Liver", seed=8)
+    with pytest.raises(KeyboardInterrupt):
+        add(liver, heard=watcher(stop_after=2), overwrite=True)
+    heard = watcher()
+    add(liver, heard=heard, resume=True)
+    assert len(heard.losses) == 2
+    add(liver, resume=True)  # it made that bank itself
+    assert store.verify(model) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 from u2net3d import files, store
@@ -9,7 +10,7 @@ from u2net3d.errors import ModelError, UsageError
 from u2net3d.io.dataset import Dataset, Split, split
 from u2net3d.train.interrupt import held_back
 from u2net3d.train.loop import train
-from u2net3d.train.new_bank import begun_bank, sources_of
+from u2net3d.train.new_bank import begun_bank, recorded, sources_of
 from u2net3d.train.pictures import draw_cases
 from u2net3d.train.planned import planned
 from u2net3d.train.roles import Listener, Result, Run
@@ -43,8 +44,9 @@ def add_domain(
     init: `fresh`, `mean` over the model's banks, the name of one of them, or `nearest` for the one
     that fits best (`nearest.py` says by what); patients: how many of the training patients to
     learn from (None: all). One file and one entry of the manifest are written. Raises UsageError
-    for a domain that is there already or an unknown `init`, ModelError, with nothing written, if a
-    byte of the trunk or of another bank is no longer what it was.
+    for a domain that is there already, one that was changed since the run that is taken up again,
+    and an unknown `init`, ModelError, with nothing written, if a byte of the trunk or of another
+    bank is no longer what it was.
     """
     store.tidy(request.model)  # a folder that is no model stays as it is
     folder = request.model / "runs" / f"add-{dataset.domain}"
@@ -69,13 +71,14 @@ def _add_domain(
         mend = "give it another name (name=PATH), or replace it with --overwrite"
         raise UsageError("domain", f"{dataset.domain} is in {request.model} already", mend)
     require_free(request.model, folder, request, [dataset.domain])
+    origin = _origin(request, folder, dataset.domain)
     sources = sources_of(init, [name for name in specs if name != dataset.domain])
     cases = _first_patients(split(dataset, request.spec.fold), patients)
     measured = counted(dataset, prepared, "measured")
     spec = planned(dataset, cases.training, model, request.spec.cube, measured)
     each = learner(dataset, spec, cases, request, prepared)
     net, chosen = begun_bank(net, each, cases.training, specs, init, sources, request, folder, say)
-    said = chosen.said if chosen else {}
+    said = {"run": origin["run"]} | (chosen.said if chosen else {})
     trunk = store.read_manifest(request.model).trunk_id
     run = Run(
         spec=request.spec,
@@ -83,7 +86,7 @@ def _add_domain(
         folder=folder,
         identity=identity(model, [each], request.spec, f"add {init} to {trunk}"),
         device=request.device,
-        said=said,
+        said=origin | said,
     )
     begin(run, model, request, say, net, mark)
     result = train(net, run, listener, resume=request.resume)
@@ -95,6 +98,24 @@ def _add_domain(
     require_whole(request.model)
     draw_cases(net, run, result)
     return result, manifest
+
+
+def _origin(request: Request, folder: Path, name: str) -> dict[str, str | None]:
+    """`run`, drawn for this run and repeated in its bank's card, and `replaces`, the SHA-256 of the
+    domain's file as the run began; a run that is taken up again has those of its run.json.
+
+    UsageError where such a run would replace a bank that it neither made nor found.
+    """
+    record = store.read_domains(request.model).get(name)
+    there = files.sha256_file(record.path) if record else None
+    if not request.resume:
+        return {"run": secrets.token_hex(6), "replaces": there}
+    origin = {what: recorded(folder).get(what) for what in ("run", "replaces")}
+    made_by = record.said.card.get("run") if record else origin["run"]
+    if made_by == origin["run"] or there == origin["replaces"]:
+        return origin
+    what = f"the bank of {name} is no longer the one that this run made or began with"
+    raise UsageError("--resume", what, "train it further with update-domain, or anew: --overwrite")
 
 
 def _first_patients(cases: Split, patients: int | None) -> Split:

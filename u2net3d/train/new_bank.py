@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -54,7 +55,7 @@ def begun_bank(
     """
     found = None
     if init == "nearest":
-        found = _recorded(folder) if request.resume else None
+        found = _chosen_before(folder) if request.resume else None
         if found is None or found.taken not in sources:
             halves = halves_of(each.loader, training)
             net.to(request.device)
@@ -65,10 +66,17 @@ def begun_bank(
     return net, found
 
 
-def _recorded(folder: Path) -> Nearest | None:
-    """The choice that run.json names; None where there is none to be read."""
+def recorded(folder: Path) -> dict[str, Any]:
+    """What run.json in the folder of a run says; nothing where there is none to be read."""
     try:
         said = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        return Nearest.model_validate(said["nearest"])
-    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _chosen_before(folder: Path) -> Nearest | None:
+    try:
+        return Nearest.model_validate(recorded(folder).get("nearest"))
+    except ValidationError:
         return None
