@@ -277,24 +277,31 @@ def _prepared(domain: str, what: str, done: int, of: int) -> None: ...
 
 
 def report(found: list[Row]) -> None:
-    """Per variant and domain: what a step costs, and Dice of every seed, with the mean."""
+    """A table for every budget: per variant and domain what a step costs, and Dice of every seed,
+    with the mean."""
+    for budget_s in sorted({row.budget_s for row in found}):
+        own = [row for row in found if row.budget_s == budget_s]
+        Console(width=140).print(table_of(own, f"{budget_s:g} s of processor"))
+
+
+def table_of(found: list[Row], title: str) -> Table:
+    """The rows of one budget; s a step and steps are those of the lowest seed."""
     domains = list(dict.fromkeys(row.domain for row in found))
-    table = Table("variant", *(f"{d}: s a step, steps, Dice" for d in domains))
+    table = Table("variant", *(f"{d}: s a step, steps, Dice" for d in domains), title=title)
     for name in dict.fromkeys(row.variant for row in found):
-        cells = []
-        for domain in domains:
-            own = sorted(
-                (r for r in found if (r.variant, r.domain) == (name, domain)), key=lambda r: r.seed
-            )
-            dice = [row.dice for row in own]
-            each = ", ".join(f"{value:.3f}" for value in dice)
-            cells.append(
-                f"{own[0].step_s:.3f}, {own[0].steps}, {statistics.mean(dice):.3f} ({each})"
-                if own
-                else ""
-            )
-        table.add_row(name, *cells)
-    Console(width=140).print(table)
+        table.add_row(name, *(cell(found, name, domain) for domain in domains))
+    return table
+
+
+def cell(found: list[Row], variant: str, domain: str) -> str:
+    """What a variant came to on a domain; empty where it was not run."""
+    own = [row for row in found if (row.variant, row.domain) == (variant, domain)]
+    if not own:
+        return ""
+    own.sort(key=lambda row: row.seed)
+    each = ", ".join(f"{row.dice:.3f}" for row in own)
+    mean = statistics.mean(row.dice for row in own)
+    return f"{own[0].step_s:.3f}, {own[0].steps}, {mean:.3f} ({each})"
 
 
 if __name__ == "__main__":

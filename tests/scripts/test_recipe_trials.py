@@ -95,3 +95,19 @@ def test_what_a_step_costs_counts_the_larger_set_more_often_by_size(monkeypatch)
     monkeypatch.setattr(module, "_one_step", lambda spec, _: spec)
     found = module.step_seconds(["a", "b"], ["learning rate 2e-2", "2e-2 by size"])
     assert found == {"learning rate 2e-2": 1.5, "2e-2 by size": 1.25}
+
+
+def test_a_table_holds_one_budget_and_a_mean_over_its_seeds(capsys):
+    import compare_recipes as module
+
+    def row(seed, budget_s, dice):
+        said = {"step_s": 0.5, "steps": 4, "weights": 9, "labels": {}}
+        return module.Row(
+            domain="a", variant="base", seed=seed, budget_s=budget_s, dice=dice, **said
+        )
+
+    module.report([row(1, 600, 0.5), row(0, 600, 0.75), row(0, 100, 0.25)])
+    said = capsys.readouterr().out
+    assert "0.625 (0.750, 0.500)" in said
+    assert "0.250 (0.250)" in said
+    assert said.index("100 s of processor") < said.index("0.250 (") < said.index("600 s of")
