@@ -2,10 +2,11 @@
 
 A variant differs in what `VARIANTS` says from `base`, trained by the defaults of TrainSpec: at half
 the learning rate of the preset's own recipe. Its steps are the budget by the time of one of its
-steps, which is measured first, all variants in turn; so a cheaper network makes more of them. What
-else the machine does changes that time, of all of them alike. Dice is that of the last step, on
-whole validation volumes. With --together one network learns all the domains, which have the mean of
-their Dice. A row is written behind every run; what has one already is not run again.
+steps, which is measured first, in turn with the other variants of the command that have no row yet;
+so a cheaper network makes more of them. What else the machine does changes that time, of all of
+them alike, but not of those of another day. Dice is that of the last step, on whole validation
+volumes. With --together one network learns all the domains, which have the mean of their Dice. A
+row is written behind every run; what has one already is not run again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from compare_rows import append_rows, read_rows
 from recipe_trials import Trial, as_it_is, augmented, by_loss, by_size, finest_level_alone
 from rich.console import Console
 from rich.table import Table
@@ -70,6 +72,7 @@ class Row(Frozen):
     weights: int
     dice: float
     labels: dict[str, float]
+    threads: int = 1
 
 
 def _built(**changes: object) -> Variant:
@@ -139,11 +142,10 @@ def main() -> None:
             missing = [name for name in names if not _there(asked, joined(group), name, seed)]
             steps = step_seconds(group, missing)
             for name in missing:
-                row = run(group, name, seed, asked.seconds, steps[name])
-                with asked.rows.open("a") as file:
-                    file.write(row.model_dump_json() + "\n")
+                row = run(group, name, seed, asked.seconds, steps[name], asked.threads)
+                append_rows(asked.rows, [row])
                 print(row.model_dump_json(), flush=True)
-    report(rows(asked.rows))
+    report(read_rows(asked.rows, Row))
 
 
 def arguments() -> argparse.Namespace:
@@ -159,15 +161,10 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def rows(file: Path) -> list[Row]:
-    """All that were written so far."""
-    lines = file.read_text().splitlines() if file.exists() else []
-    return [Row.model_validate_json(line) for line in lines]
-
-
 def _there(asked: argparse.Namespace, domain: str, name: str, seed: int) -> bool:
-    wanted = (domain, name, seed, asked.seconds)
-    return wanted in {(r.domain, r.variant, r.seed, r.budget_s) for r in rows(asked.rows)}
+    wanted = (domain, name, seed, asked.seconds, asked.threads)
+    there = read_rows(asked.rows, Row)
+    return wanted in {(r.domain, r.variant, r.seed, r.budget_s, r.threads) for r in there}
 
 
 def joined(group: Sequence[Dataset]) -> str:
@@ -214,7 +211,9 @@ def _one_step(spec: DomainSpec, variant: Variant) -> float:
     return time.process_time() - began
 
 
-def run(group: Sequence[Dataset], name: str, seed: int, budget_s: float, step_s: float) -> Row:
+def run(
+    group: Sequence[Dataset], name: str, seed: int, budget_s: float, step_s: float, threads: int
+) -> Row:
     """Trains one variant on one domain, or on several together, and judges its last step."""
     variant, steps = VARIANTS[name], max(1, round(budget_s / step_s))
     changes = {"steps": steps, "seed": seed, "validations": 1}
@@ -240,6 +239,7 @@ def run(group: Sequence[Dataset], name: str, seed: int, budget_s: float, step_s:
         weights=weights_of(group, variant.model),
         dice=round(statistics.mean(score.mean for score in result.scores.values()), 4),
         labels=told_of(result.scores),
+        threads=threads,
     )
 
 
@@ -277,8 +277,8 @@ def _prepared(domain: str, what: str, done: int, of: int) -> None: ...
 
 
 def report(found: list[Row]) -> None:
-    """A table for every budget: per variant and domain what a step costs, and Dice of every seed,
-    with the mean."""
+    """A table for every budget: per variant and domain what a step costs, and mean Dice, behind it
+    that of every seed."""
     for budget_s in sorted({row.budget_s for row in found}):
         own = [row for row in found if row.budget_s == budget_s]
         Console(width=140).print(table_of(own, f"{budget_s:g} s of processor"))
@@ -299,7 +299,7 @@ def cell(found: list[Row], variant: str, domain: str) -> str:
     if not own:
         return ""
     own.sort(key=lambda row: row.seed)
-    each = ", ".join(f"{row.dice:.3f}" for row in own)
+    each = ", ".join(f"{row.seed}: {row.dice:.3f}" for row in own)
     mean = statistics.mean(row.dice for row in own)
     return f"{own[0].step_s:.3f}, {own[0].steps}, {mean:.3f} ({each})"
 

@@ -165,7 +165,7 @@ class Listener:
 def main() -> None:
     folder = Path(sys.argv[1])
     job = Job.model_validate_json((folder / "job.json").read_text())
-    as_worker(job.asked.budget.threads, job.asked.preset, lambda: work(job, folder))
+    as_worker(folder, job.asked.budget.threads, job.asked.preset, lambda: work(job, folder))
 
 
 if __name__ == "__main__":

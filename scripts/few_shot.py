@@ -18,21 +18,20 @@ knows the new domain is left out.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from bench import usable_cores
 from compare_families import contestant, domains_by_name, job_of, rows_of, worked
 from compare_options import listed
 from compare_rows import Budget, append_rows, keys_of, read_rows, told
-from few_shot_rows import INITS, ROWS, FewAsked, FewRow
+from few_shot_rows import INITS, ROWS, FewAsked, FewRow, require_one_trunk
 from few_shot_runs import amount_of, require_patients, runs, trunk_of, typed
-from long_runs import exit_code
+from long_runs import Busy, claimed, exit_code
 
 from u2net3d import files
 from u2net3d.cli.training import seconds_of
@@ -79,15 +78,12 @@ def run_all(asked: argparse.Namespace) -> int:
                 if row is None:
                     failed.add(each.key)
                     continue
+                require_one_trunk([*read_rows(asked.rows, FewRow), row])
                 append_rows(asked.rows, [row])
                 print(summary(row), flush=True)
                 if not asked.keep:
                     shutil.rmtree(place / each.key)
     return len(failed)
-
-
-class Busy(Exception):
-    """Another process is at it."""
 
 
 def _trunk(
@@ -122,21 +118,6 @@ def _row(each: FewAsked, asked: argparse.Namespace, folder: Path, trunk: Path) -
             print(f"failed with code {code}: {described(each)}", file=sys.stderr)
             return None
     return FewRow.model_validate(json.loads(done.read_text()))
-
-
-@contextmanager
-def claimed(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """This process alone holds `path` while the context lasts; Busy where another one does.
-
-    wait: until it no longer does.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise Busy from error
-        yield
 
 
 def described(each: FewAsked) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,7 @@ from compare_rows import Asked, Budget, Row
 from pydantic import Field
 
 from u2net3d import files
+from u2net3d.errors import UsageError
 from u2net3d.train.nearest import Nearest
 
 ROWS = Path("few-shot.jsonl")
@@ -68,6 +70,21 @@ class FewRow(Row):
     def contestant(self) -> str:
         """What tables and pictures call the run."""
         return self.asked.init
+
+
+def require_one_trunk(rows: Iterable[FewRow]) -> None:
+    """Raises UsageError where rows of one trunk's training stand on two trunks.
+
+    Trained by the clock it is never the same twice, so the spread of seeds would hold both.
+    """
+    found: dict[str, str] = {}
+    for row in rows:
+        if row.asked.trunk is not None and row.trunk_id is not None:
+            first = found.setdefault(row.asked.trunk.key, row.trunk_id)
+            if first != row.trunk_id:
+                two = f"{first[:12]} and {row.trunk_id[:12]}"
+                what = f"the trunk of {row.asked.stands_on} was trained twice: {two}"
+                raise UsageError("--rows", what, "name the --work that has the first, or new rows")
 
 
 def whole_budget(asked: Asked) -> Budget:

@@ -169,7 +169,7 @@ def _trained(
 def main() -> None:
     folder = Path(sys.argv[1])
     job = FewJob.model_validate_json((folder / "job.json").read_text())
-    as_worker(job.asked.budget.threads, job.asked.domain, lambda: work(job, folder))
+    as_worker(folder, job.asked.budget.threads, job.asked.domain, lambda: work(job, folder))
 
 
 if __name__ == "__main__":

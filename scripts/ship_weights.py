@@ -26,11 +26,12 @@ from ship_notices import licence_of, notice
 from u2net3d import files, store
 from u2net3d.cli.cards import write_cards
 from u2net3d.infer.predict import choose_device
-from u2net3d.io.dataset import Dataset, find_datasets, split
+from u2net3d.io.dataset import Dataset, find_datasets
 from u2net3d.models.network import Network
 from u2net3d.spec import DomainSpec
 from u2net3d.store import domains, weights
 from u2net3d.train import checkpoint
+from u2net3d.train.sides import kept_sides
 from u2net3d.train.validate import judge
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -249,8 +250,8 @@ def judged(
     bank, record = net.bank(spec.name), store.read_domains(model)[spec.name]
     rounded, largest = domains.halved(record.path, weights.state(bank))
     bank.load_state_dict(rounded)
-    cases = split(dataset, "all" if fold == "all" else int(fold)).validation
-    card = {**record.said.card, "dataset": dict(dataset.facts)}
+    cases = kept_sides(dataset, "all" if fold == "all" else int(fold), model)[0].validation
+    card = {**record.said.card, "dataset": dict(dataset.facts), "validation_cases": len(cases)}
     card[store.HALF] = {"largest_rounding": largest, "dice_of_rounded": bool(cases)}
     if cases:
         score = judge(net, spec, dataset, cases, device)

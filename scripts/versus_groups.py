@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from compare_groups import Spread
+from compare_groups import FEW_STEPS, LOW_DICE, Spread
 from versus_rows import PEERS, Asked, Outcome, Row
 
 
@@ -25,12 +25,22 @@ class Group:
         return self.asked.name
 
     @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(row.asked.seed for row in self.rows)
+
+    @property
     def outcomes(self) -> list[Outcome]:
         return [row.outcomes[self.domain] for row in self.rows]
 
     @property
     def dice(self) -> Spread:
         return Spread.of([outcome.dice for outcome in self.outcomes])
+
+    @property
+    def hardly(self) -> bool:
+        """Whether it was hardly trained: no evidence of what a network can do."""
+        steps = min(row.steps for row in self.rows) / len(self.asked.domains)
+        return steps < FEW_STEPS or self.dice.mean < LOW_DICE
 
     @property
     def section(self) -> tuple[float, int, str, int, bool]:

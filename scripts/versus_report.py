@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from compare_groups import Spread
+from compare_groups import FEW_STEPS, LOW_DICE
 from compare_pictures import dice_by_domain
-from compare_report import conditions, table
+from compare_report import TRAINED_SIGN, conditions, table
 from versus_groups import Group, domains_of, groups_of, names_of, sections, title
 from versus_rows import THEIRS, Row, command
 
@@ -37,21 +37,34 @@ the same machine and threads, for the same minutes. Planning and preparing are n
   C library's allocator told to keep freed memory, which makes its steps faster.
 - **u2net3d**: one model per domain. **universal**: one model of all the domains, with the sum of
   their budgets; its steps, seconds and weights are those of all of them together.
-- **Split**: the fold of the package, patients apart; nnU-Net gets it as its splits_final.json. It
-  is given the training cases alone, so no plan, fingerprint or normalisation sees the others.
+- **Split**: the fold of the package, patients apart as far as names tell them; the hippocampus
+  names none, so one person may stand on both sides. nnU-Net gets the fold as its splits_final.json.
+  It is given the training cases alone, so no plan, fingerprint or normalisation sees the others.
 - **What it says**: what these minutes buy on this machine. nnU-Net by itself trains for 250,000
-  steps; after a few dozen its network is hardly trained, and what it reaches in the time it was
-  made for is not in these tables.
-- **State**: the weights of the last step, for every peer. Nothing is chosen by the cases that
+  steps; what it reaches in the time it was made for is not in these tables.
+- **State**: the weights of the last step, for every peer. No state is chosen by the cases that
   judge, and no stray components are removed.
+- **Recipe**: ours was chosen before these runs, the learning rate by Dice on fold 0 of the
+  hippocampus and of head and neck, the network by shorter runs ([log](log.md)); tables of another
+  fold are by cases that played no part in it. Of nnU-Net nothing was chosen by any of these cases.
+- **Threads**: as many for each. Ours let a waiting thread sleep soon, as the command line does
+  (`GOMP_SPINCOUNT=20000`); nnU-Net's are as its own command leaves them, beside its processes that
+  load.
 - **Judged**: whole validation volumes, each predicted by the peer's own sliding window (tiles
   overlapping by half) from file to file, without averaging over reflections where a table does not
   say otherwise, scored by `u2net3d evaluate`.
-- **Dice**: mean over labels of the means over cases. ± is half the distance between the lowest and
-  the highest seed; without ± there is one seed. Loaders of nnU-Net draw without a seed.
+- **Dice**: mean over labels of the means over cases. Loaders of nnU-Net draw without a seed.
+- **±** is half the distance between the lowest and the highest seed, of a gain the larger one of
+  its two sides; without ± there is one seed, and what differs by less than 0.02 says nothing. Means
+  over domains have none. The seeds of every contestant stand in the tables of runs.
 - **Seconds** are by the clock, so other work on the machine would show in the steps; memory is that
-  of the process, without nnU-Net's loader processes.
+  of the process, without nnU-Net's loader processes. The commit of each run stands in its row.
 """
+NOTE = (
+    f"{TRAINED_SIGN} hardly trained: fewer than {FEW_STEPS} steps a domain, or a Dice under "
+    f"{LOW_DICE}. What is ahead of it is ahead by speed; it is no evidence of what the network can "
+    "do.\n"
+)
 TAIL = """\
 ## To repeat it, or to add to it
 
@@ -91,22 +104,28 @@ def picture_name(group: Group) -> str:
 def _results(groups: Sequence[Group]) -> list[str]:
     """Dice of every contestant on every domain, the picture, and who is ahead of whom."""
     names, domains = names_of(groups), domains_of(groups)
-    by_place = {(group.name, group.domain): group.dice for group in groups}
-    lines = [(domain, *(_cell(by_place.get((n, domain))) for n in names)) for domain in domains]
-    whole = [n for n in names if all((n, domain) in by_place for domain in domains)]
+    found = {(group.name, group.domain): group for group in groups}
+    lines = [(domain, *(_cell(found.get((n, domain))) for n in names)) for domain in domains]
     if len(domains) > 1:
-        means = {n: statistics.mean(by_place[n, d].mean for d in domains) for n in whole}
-        lines.append(("mean", *(f"{means[n]:.3f}" if n in means else "–" for n in names)))
+        own = {n: [found[n, d] for d in domains if (n, d) in found] for n in names}
+        lines.append(("mean", *(_mean_of(own[n], len(domains)) for n in names)))
     parts = [table(("Dice", *names), lines)]
+    if any(group.hardly for group in groups):
+        parts.append(NOTE)
     if not groups[0].rows[0].tta:
         shown = "Dice of every peer on every domain, a dot per seed, a bar at their mean"
-        parts.append(f"![{shown}](pictures/{picture_name(groups[0])})\n")
+        hollow = "; hollow: hardly trained" if any(group.hardly for group in groups) else ""
+        parts.append(f"![{shown}{hollow}](pictures/{picture_name(groups[0])})\n")
     gains = list(_gains(groups))
-    return parts + ([table(("gain in Dice", *domains, "mean"), gains)] if gains else [])
+    mean = f"mean without {TRAINED_SIGN}" if any(g.hardly for g in groups) else "mean"
+    return parts + ([table(("gain in Dice", *domains, mean), gains)] if gains else [])
 
 
 def _gains(groups: Sequence[Group]) -> Iterable[tuple[str, ...]]:
-    """Of each of ours over nnU-Net's two, and of `universal` over our single models."""
+    """Of each of ours over nnU-Net's two, and of `universal` over our single models.
+
+    The mean is of the domains where both sides were trained; none where a run is missing.
+    """
     domains = domains_of(groups)
     found = {(group.name, group.domain): group for group in groups}
     peers = {group.name: group.asked.peer for group in groups}
@@ -115,11 +134,12 @@ def _gains(groups: Sequence[Group]) -> Iterable[tuple[str, ...]]:
         beaten = (*THEIRS, "u2net3d") if peer == "universal" else beaten
         for other in (o for o in peers if peers[o] in beaten):
             both = [(found.get((name, d)), found.get((other, d))) for d in domains]
-            gaps = [a.dice.mean - b.dice.mean if a and b else None for a, b in both]
-            known = [gap for gap in gaps if gap is not None]
+            known = [(a, b) for a, b in both if a and b]
+            sound = [a.dice.mean - b.dice.mean for a, b in known if not (a.hardly or b.hardly)]
             if known:
-                cells = ["–" if gap is None else f"{gap:+.3f}" for gap in gaps]
-                mean = f"{statistics.mean(known):+.3f}" if len(known) == len(gaps) else "–"
+                cells = [_gain(a, b) if a and b else "–" for a, b in both]
+                whole = sound and len(known) == len(both)
+                mean = f"{statistics.mean(sound):+.3f}" if whole else "–"
                 yield f"{name} over {other}", *cells, mean
 
 
@@ -145,7 +165,7 @@ def _runs_table(groups: Sequence[Group]) -> str:
         lines.append(
             (
                 group.name,
-                ", ".join(str(row.asked.seed) for row in rows),
+                ", ".join(map(str, group.seeds)),
                 "×".join(map(str, outcome.patch)) + f" × {outcome.batch}",
                 _range([row.steps for row in rows]),
                 _range([round(row.seconds) for row in rows]),
@@ -175,22 +195,38 @@ def _labels_table(groups: Sequence[Group]) -> str:
 
 
 def commands(groups: Sequence[Group]) -> list[str]:
-    """What makes these rows again, a line for each contestant of a section."""
+    """What makes these rows again: a line for a contestant's domains that have the same seeds."""
     found: dict[tuple[object, ...], list[Group]] = {}
     for group in groups:
-        found.setdefault((group.section, group.name), []).append(group)
+        found.setdefault((group.section, group.name, group.seeds), []).append(group)
     lines = []
     for own in found.values():
         asked, tta = own[0].asked, own[0].rows[0].tta
         domains = asked.domains if asked.peer == "universal" else domains_of(own)
-        seeds = sorted({row.asked.seed for group in own for row in group.rows})
-        lines.append(command(asked, domains, seeds, tta=tta))
+        lines.append(command(asked, domains, own[0].seeds, tta=tta))
     mirrored = {line.removesuffix(" --tta") for line in lines if line.endswith(" --tta")}
     return [line for line in dict.fromkeys(lines) if line not in mirrored]
 
 
-def _cell(dice: Spread | None) -> str:
-    return "–" if dice is None else str(dice)
+def _cell(group: Group | None) -> str:
+    return "–" if group is None else f"{group.dice}{_sign(group)}"
+
+
+def _gain(one: Group, other: Group) -> str:
+    half = max(one.dice.half, other.dice.half)
+    several = max(one.dice.count, other.dice.count) > 1
+    spread = f" ± {half:.3f}" if several else ""
+    return f"{one.dice.mean - other.dice.mean:+.3f}{spread}{_sign(one, other)}"
+
+
+def _mean_of(groups: Sequence[Group], domains: int) -> str:
+    if len(groups) < domains:
+        return "–"
+    return f"{statistics.mean(group.dice.mean for group in groups):.3f}{_sign(*groups)}"
+
+
+def _sign(*groups: Group) -> str:
+    return f" {TRAINED_SIGN}" if any(group.hardly for group in groups) else ""
 
 
 def _range(values: Sequence[int]) -> str:

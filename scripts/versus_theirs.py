@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from versus_rows import Asked, Trained
 
 from u2net3d import files
-from u2net3d.errors import DataError
+from u2net3d.errors import DataError, TrainingError
 from u2net3d.io.dataset import Case, Dataset, source_hashes, split
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def train(asked: Asked, datasets: Sequence[Dataset], folder: Path) -> Trained:
 
     Raises Stopped after a checkpoint.
     """
+    threads_of(asked)
     from versus_trainer import HOW
 
     from u2net3d.ops.memory import keep_freed_memory
@@ -61,11 +62,14 @@ def predict(
     asked: Asked, dataset: Dataset, cases: Sequence[Case], folder: Path, out: Path, *, tta: bool
 ) -> float:
     """Writes the label of each case into `out`, as <case>.nii.gz; seconds by the clock of all."""
+    threads_of(asked)
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     trainer = trainer_of(asked, prepared(dataset, asked, folder.parent), folder)
-    trainer.restore()
+    if not trainer.restore():
+        what = "the data, or nnU-Net, are others than it was trained with"
+        raise TrainingError(folder, what, "remove the folder, and give the command again")
     trainer.set_deep_supervision_enabled(False)
     trainer.network.eval()
     trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()  # sets the axes to mirror
@@ -110,15 +114,18 @@ def trainer_of(asked: Asked, data: Path, folder: Path) -> Timed:
 
 def variables(data: Path, folder: Path, asked: Asked) -> None:
     """nnU-Net's environment, for this process and its children."""
-    threads = asked.budget.threads or 1
     os.environ.update(
         nnUNet_raw=str(data / "raw"),
         nnUNet_preprocessed=str(data / "preprocessed"),
         nnUNet_results=str(folder / "results"),
         nnUNet_compile="true" if asked.compiled else "false",
         nnUNet_n_proc_DA=str(loaders(asked)),
-        nnUNet_def_n_proc=str(threads),
     )
+
+
+def threads_of(asked: Asked) -> None:
+    """How many threads nnU-Net brings logits back with: read once, when it is imported."""
+    os.environ.update(nnUNet_def_n_proc=str(asked.budget.threads or 1))
 
 
 def loaders(asked: Asked) -> int:

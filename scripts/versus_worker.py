@@ -184,7 +184,7 @@ def _nobody(done: int, total: int) -> None: ...
 def main() -> None:
     folder = Path(sys.argv[1])
     job = Job.model_validate_json((folder / "job.json").read_text())
-    as_worker(job.asked.budget.threads, job.asked.name, lambda: work(job, folder))
+    as_worker(folder, job.asked.budget.threads, job.asked.name, lambda: work(job, folder))
 
 
 if __name__ == "__main__":

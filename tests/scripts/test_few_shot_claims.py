@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
+from u2net3d.errors import UsageError
+
 
 def row(init="fresh", domain="liver", cases=1, dice=0.8, seed=0, **changes):
     """A row by hand; trunk: changes of its trunk's training, base: what its domains are called."""
@@ -107,6 +111,30 @@ def test_the_report_is_of_the_rows_alone(tmp_path):
     first = {name: (place.parent / name).read_bytes() for name in shown}
     write_report(place, rows)
     assert (place.read_text(), {n: (place.parent / n).read_bytes() for n in shown}) == (text, first)
+
+
+def test_of_two_recipes_of_a_start_the_later_one_is_told():
+    from few_shot_report import document
+
+    older = row(dice=0.5, date="2026-11-21T00:00:00+00:00")
+    newer = row(dice=0.8, date="2026-11-22T00:00:00+00:00")
+    asked = newer.asked.model_copy(update={"training": {"kernel_rate": 4}})
+    newer = newer.model_copy(update={"asked": asked})
+    beside = row("scratch", dice=0.6)
+    for rows in ([older, newer, beside], [newer, older, beside]):
+        text = document(rows)
+        assert "| 1 | 1 | 0.800 | 0.600 |" in text
+        assert "0.800 beside 0.600" in text
+        assert "0.500" not in text
+
+
+def test_rows_of_one_training_on_two_trunks_are_refused():
+    from few_shot_rows import require_one_trunk
+
+    require_one_trunk([row(), row(seed=1), row("scratch")])
+    require_one_trunk([row(), row(trunk={"seed": 1}, trunk_id="e" * 64)])
+    with pytest.raises(UsageError, match="was trained twice: ffffffffffff and eeeeeeeeeeee"):
+        require_one_trunk([row(), row(seed=1, trunk_id="e" * 64)])
 
 
 def test_a_report_of_no_rows_says_so(tmp_path):

@@ -108,6 +108,6 @@ def test_a_table_holds_one_budget_and_a_mean_over_its_seeds(capsys):
 
     module.report([row(1, 600, 0.5), row(0, 600, 0.75), row(0, 100, 0.25)])
     said = capsys.readouterr().out
-    assert "0.625 (0.750, 0.500)" in said
-    assert "0.250 (0.250)" in said
+    assert "0.625 (0: 0.750, 1: 0.500)" in said
+    assert "0.250 (0: 0.250)" in said
     assert said.index("100 s of processor") < said.index("0.250 (") < said.index("600 s of")

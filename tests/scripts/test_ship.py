@@ -107,6 +107,28 @@ def test_dice_on_the_cards_is_that_of_the_weights_that_ship(shipped, root):
         assert written.data.licence in (MSD["licence"], MIT["licence"])
 
 
+def test_nobody_that_was_learnt_from_judges_when_the_data_set_has_grown(
+    ship, shipped, root, make_dataset, tmp_path, monkeypatch
+):
+    grown = make_dataset(tmp_path, "Task03_Liver", cases=12, shape=(12, 12, 10))
+    dataset, model = find_dataset(grown.parent, "liver"), root / "work" / "model"
+    said = json.loads((model / "runs/train/run.json").read_text())["domains"]["liver"]
+    fold = {case.name for case in split(dataset, 0).validation}
+    assert fold & {*said["training"]}  # else nothing is shown
+    asked = []
+
+    def judge_by(net, spec, dataset, cases, device):
+        asked.extend(case.name for case in cases)
+        return judge(net, spec, dataset, cases, device)
+
+    monkeypatch.setattr(ship, "judge", judge_by)
+    net, _, specs = store.load(model)
+    card = ship.judged(net, model, specs["liver"], dataset, "0", choose_device("cpu"))
+    assert {*said["validation"]} <= {*asked}
+    assert not {*asked} & {*said["training"]}
+    assert card["validation_cases"] == len(asked)
+
+
 def test_licences_and_how_it_was_made_lie_beside_the_weights(shipped):
     notice = " ".join((shipped / "NOTICE").read_text().split())
     assert "shared under CC-BY-SA-4.0" in notice

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import pytest
@@ -308,9 +310,11 @@ def test_the_report_is_of_the_rows_alone(tmp_path):
     assert f"| Dice | {names}" in text
     assert "| a | 0.792 | 0.858 | 0.880 ± 0.010 | 0.860 |" in text
     assert "| mean | 0.792 | – | 0.880 | 0.860 |" in text
-    assert "| u2net3d base over nnU-Net | +0.088 | +0.088 | +0.088 |" in text
-    assert "| u2net3d base over nnU-Net's net, AdamW | +0.022 | – | – |" in text
-    assert "| universal base (2 domains) over u2net3d base | -0.020 | -0.020 | -0.020 |" in text
+    assert "| u2net3d base over nnU-Net | +0.088 ± 0.010 | +0.088 ± 0.010 | +0.088 |" in text
+    assert "| u2net3d base over nnU-Net's net, AdamW | +0.022 ± 0.010 | – | – |" in text
+    own = "| universal base (2 domains) over u2net3d base"
+    assert f"{own} | -0.020 ± 0.010 | -0.020 ± 0.010 | -0.020 |" in text
+    assert "†" not in text
     assert ", averaged over reflections\n" in text
     assert "--domains a,b --seeds 0,1 --fold 0 --time 30m --threads 2 --preset base\n" in text
     assert text.count("](pictures/accuracy-") == 2
@@ -319,6 +323,65 @@ def test_the_report_is_of_the_rows_alone(tmp_path):
     write_report(place, rows)
     again = {path.name: path.read_bytes() for path in (place.parent / "pictures").iterdir()}
     assert (place.read_text(), again) == (text, pictures)
+
+
+def test_what_was_hardly_trained_is_marked_and_no_part_of_a_mean_gain():
+    from versus_report import document
+
+    both = ("a", "b")
+    rows = [
+        row("nnunet", 0.5, ("a",)),
+        row("nnunet", 0.2, ("b",)),  # a Dice under 0.3
+        row("nnunet-adamw", 0.7, ("a",)).model_copy(update={"steps": 99}),
+        row("nnunet-adamw", 0.7, ("b",)).model_copy(update={"steps": 100}),
+        *(row("u2net3d", 0.8, (d,)) for d in both),
+        row("universal", 0.8, both).model_copy(update={"steps": 199}),  # fewer than 100 of each
+    ]
+    text = document(rows)
+    assert "| a | 0.500 | 0.700 † | 0.800 | 0.800 † |" in text
+    assert "| mean | 0.350 † | 0.700 † | 0.800 | 0.800 † |" in text
+    assert "| u2net3d base over nnU-Net | +0.300 | +0.600 † | +0.300 |" in text
+    assert "| u2net3d base over nnU-Net's net, AdamW | +0.100 † | +0.100 | +0.100 |" in text
+    assert "| universal base (2 domains) over u2net3d base | +0.000 † | +0.000 † | – |" in text
+    assert "| gain in Dice | a | b | mean without † |" in text
+    assert "† hardly trained: fewer than 100 steps a domain, or a Dice under 0.3" in text
+
+
+def test_a_command_is_given_for_the_seeds_that_each_domain_has():
+    from versus_groups import groups_of
+    from versus_report import commands
+
+    rows = [row(domains=(d,), seed=n) for d, n in (("a", 0), ("b", 0), ("b", 1), ("c", 0))]
+    one, two = commands(groups_of(rows))
+    assert "--domains a,c --seeds 0 " in one
+    assert "--domains b --seeds 0,1 " in two
+
+
+def test_nnunet_with_other_weights_than_the_trained_ones_is_not_judged(data, tmp_path, monkeypatch):
+    import versus_theirs
+
+    from u2net3d.errors import TrainingError
+    from u2net3d.io.dataset import find_dataset
+
+    liver = find_dataset(data, "liver")
+    begun_anew = SimpleNamespace(restore=lambda: False)
+    monkeypatch.setattr(versus_theirs, "prepared", lambda *_: tmp_path)
+    monkeypatch.setattr(versus_theirs, "trainer_of", lambda *_: begun_anew)
+    monkeypatch.setenv("nnUNet_def_n_proc", "8")
+    with pytest.raises(TrainingError, match="others than it was trained with"):
+        versus_theirs.predict(asked_of("nnunet"), liver, [], tmp_path, tmp_path, tta=False)
+    assert {**os.environ}["nnUNet_def_n_proc"] == "2"
+
+
+def test_a_run_that_another_process_is_at_is_refused(tmp_path):
+    from long_runs import as_worker, claimed
+
+    ran = []
+    as_worker(tmp_path, None, "it", lambda: ran.append(1))
+    with claimed(tmp_path / "lock"), pytest.raises(SystemExit, match="it: another process is at"):
+        as_worker(tmp_path, None, "it", lambda: ran.append(2))
+    as_worker(tmp_path, None, "it", lambda: ran.append(3))
+    assert ran == [1, 3]
 
 
 def test_of_two_recipes_of_one_name_the_later_one_counts():

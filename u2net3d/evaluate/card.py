@@ -198,7 +198,8 @@ def _limits(data: Data, scores: Scores, half: Mapping[str, Any] | None) -> list[
     else:
         found.append(
             f"Dice is of {counted(data.validation_cases)} of the same data set, kept apart from"
-            " training. The best state was chosen by it, so expect less elsewhere."
+            " training, patients too as far as names tell them. The best state was chosen by it, so"
+            " expect less elsewhere."
         )
     if scores.mean is not None and (data.validation_cases or 0) < FEW:
         found.append("So few cases say little.")

@@ -146,7 +146,7 @@ def _plan(card: DomainCard) -> Iterable[str]:
         ("normalisation", normalisation),
         ("patch", f"{_triple(plan.patch_size)} voxels, {plan.batch_size} a step"),
         ("stages", f"{plan.stages}, strides {', '.join(map(_triple, plan.strides))}"),
-        ("training", training or UNKNOWN),
+        ("last training", training or UNKNOWN),
         ("largest component alone is kept of", clean),
     )
 
