@@ -18,6 +18,7 @@ from u2net3d.spec import DomainSpec, ModelSpec, Plan, ZScoreNormalisation
 FULL = {
     "dataset": {"name": "Liver", "reference": "A et al. 2020", "licence": "CC0-1.0"},
     "training_cases": 40,
+    "largest_image_mm": [59.4, 47, 43],
     "validation_cases": 12,
     "fold": 0,
     "steps": 100,
@@ -72,6 +73,7 @@ def test_figures_and_hashes_are_those_of_the_folder(described):
     for row in ("| licence | CC0-1.0 |", "| liver | 0.800 | 0.700 | 0.900 |", "| mean | 0.600 |"):
         assert row in text
     assert "12 cases of the same data set" in text
+    assert "It knows images of at most 59×47×43 mm (D×H×W) and nothing beyond" in text
     assert "no medical device" in text
     assert card.model_validate_json(card.model_dump_json()) == card
     whole = model_card(folder)

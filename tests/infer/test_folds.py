@@ -81,6 +81,16 @@ def test_where_it_came_from_names_every_fold(folds):
     assert load(folds, device="cpu").origin("liver").trunk_id != joined.trunk_id
 
 
+def test_images_are_large_beside_those_of_all_folds_together(tmp_path, save_random_model):
+    for fold, size in ((0, [4, 20, 20]), (3, [5, 10, 10])):
+        cards = {"liver": {"largest_image_mm": size}}
+        save_random_model(store.fold_folder(tmp_path, fold), cards, seed=fold)
+    store.write_folds(tmp_path, store.Folds(folds=(0, 3)))
+    model = load(tmp_path, device="cpu")
+    assert model.origin("liver").largest_image_mm == (5, 20, 20)
+    assert model.origin("prostate").largest_image_mm is None
+
+
 def test_folds_that_differ_in_their_domains_are_refused(folds):
     domains.remove(folds / "fold3", "prostate")
     with pytest.raises(ModelError, match=r"fold3: has another prostate than fold0, or none"):

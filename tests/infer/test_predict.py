@@ -12,7 +12,8 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 import u2net3d
 from u2net3d.errors import DataError, ModelError, UsageError
-from u2net3d.infer.predict import Model, choose_device, load
+from u2net3d.infer.predict import Model, Options, choose_device, load
+from u2net3d.volume import Volume
 
 CPU = torch.device("cpu")
 OBLIQUE = np.array(
@@ -148,3 +149,20 @@ def test_a_device_is_chosen_or_refused(monkeypatch, folder):
         load(folder, device="cuda")
     with pytest.raises(UsageError, match="'tpu' is no device"):
         choose_device("tpu")
+
+
+def test_an_image_far_larger_than_those_learnt_from_is_noted(tmp_path, save_random_model):
+    cards = {"liver": {"largest_image_mm": [4, 20, 20]}}
+    known = load(save_random_model(tmp_path / "model", cards), device="cpu")
+    shape = (1, 8, 10, 12)
+    image = Volume(np.ones(shape, np.float32), np.diag([1.0, 2.0, 2.0, 1.0]))
+
+    def notes(image, domain="liver"):
+        return known.answer(image, tmp_path, domain, Options()).notes
+
+    assert notes(image) == ()  # 8 x 20 x 24 mm: not more than twice as large
+    (note,) = notes(Volume(np.ones((1, 9, 10, 12), np.float32), image.affine))
+    assert "it measures 9×20×24 mm (D×H×W), liver learnt from images of at most 4×20×20 mm" in note
+    assert notes(image.pad((5, 0, 0), (5, 0, 0))) == ()  # zeros are cut off
+    two = Volume(np.ones((2, 99, 10, 12), np.float32), image.affine)
+    assert notes(two, "prostate") == ()  # its card does not say

@@ -358,6 +358,15 @@ def test_a_card_that_cleans_up_what_its_domain_does_not_have_is_refused(
     assert contents(folder) == before
 
 
+@pytest.mark.parametrize("said", [[1, 2], 5, [1, 2, 0], [1, 2, "3"], [1, 2, True], None])
+def test_a_card_with_a_size_that_is_none_is_refused(said, folder, tmp_path, refusal):
+    sent, tensors = read_domain(folder / "domains/liver.safetensors")
+    path = tmp_path / "sent.safetensors"
+    made = sent.model_copy(update={"card": {"largest_image_mm": said}})
+    path.write_bytes(made.encoded(tensors))
+    assert "largest_image_mm" in refusal(domains.import_file, folder, path)
+
+
 def test_a_domain_that_is_mirrored_into_labels_it_does_not_have_is_refused(
     folder, tmp_path, refusal
 ):

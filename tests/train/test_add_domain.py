@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 import u2net3d
 from u2net3d import store
 from u2net3d.errors import ModelError, UsageError
+from u2net3d.io import read_image
 from u2net3d.io.dataset import split
 from u2net3d.store import ledger as store_ledger
 from u2net3d.train.add_domain import add_domain
@@ -215,6 +217,20 @@ def test_cases_counts_patients(model, add, tiny_dataset):
     assert len({name[:10] for name in said["training"]}) == 2
     card = store.read_domains(model)["spleen"].said.card
     assert (card["training_cases"], card["validation_cases"]) == (4, len(said["validation"]))
+
+
+def test_the_card_says_how_large_the_images_to_learn_from_are(model, add, spleen):
+    add(spleen, steps=1)
+    said = json.loads((model / "runs/add-spleen/run.json").read_text())["domains"]["spleen"]
+    sizes = []
+    for case in spleen.cases:
+        if case.name in said["training"]:
+            volume, _ = read_image(case.images)
+            assert volume.array.any(axis=(0, 2, 3)).all()  # no margin of zeros
+            sizes.append(np.multiply(volume.shape, volume.spacing_mm))
+    found = store.read_domains(model)["spleen"].said.largest_image_mm
+    spacing = store.read_specs(model)["spleen"].plan.spacing_mm
+    assert np.abs(np.max(sizes, axis=0) - found).max() <= max(spacing) / 2 + 0.05
 
 
 @pytest.mark.parametrize("patients", [0, 5])

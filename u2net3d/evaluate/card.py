@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from u2net3d import files, store
 from u2net3d.errors import ModelError
 from u2net3d.spec import DomainSpec, Frozen, ModelSpec
+from u2net3d.volume import TripleF
 
 _TRAINING = ("steps", "best_step", "seconds", "seed", "imported")  # of these, what a file says
 FEW = 10  # validation cases below this say little
@@ -22,8 +23,9 @@ FEW = 10  # validation cases below this say little
 class Data(Frozen):
     """What a bank learnt from and was judged by.
 
-    name, reference, licence, release: as the data set's dataset.json had them; sha256: of the
-    content of all cases.
+    name, reference, licence, release: as the data set's dataset.json had them; largest_image_mm:
+    the most that the cases to learn from measure (D, H, W), without margins of zeros; sha256: of
+    the content of all cases.
     """
 
     name: str | None = None
@@ -33,6 +35,7 @@ class Data(Frozen):
     training_cases: int | None = None
     validation_cases: int | None = None
     fold: int | Literal["all"] | None = None
+    largest_image_mm: TripleF | None = None
     sha256: str | None = None
 
 
@@ -168,10 +171,15 @@ def counted(cases: int | None) -> str:
     return f"{number} case" + ("" if cases == 1 else "s")
 
 
+def millimetres(size: TripleF) -> str:
+    """`59×47×43 mm (D×H×W)`."""
+    return f"{'×'.join(f'{mm:.0f}' for mm in size)} mm (D×H×W)"
+
+
 def _data(card: Mapping[str, Any], sha256: str | None) -> Data:
     facts = card.get("dataset", {})
     known = {key: facts[key] for key in ("name", "reference", "licence", "release") if key in facts}
-    counts = ("training_cases", "validation_cases", "fold")
+    counts = ("training_cases", "validation_cases", "fold", "largest_image_mm")
     return Data(**known, **{key: card.get(key) for key in counts}, sha256=sha256)
 
 
@@ -204,6 +212,11 @@ def _limits(data: Data, scores: Scores, half: Mapping[str, Any] | None) -> list[
     if scores.mean is not None and (data.validation_cases or 0) < FEW:
         found.append("So few cases say little.")
     found.append("Other scanners, protocols, ages and diseases than in that set were not measured.")
+    if data.largest_image_mm is not None:
+        found.append(
+            f"It knows images of at most {millimetres(data.largest_image_mm)} and nothing beyond:"
+            " of a larger one give the part around what is to be marked."
+        )
     if data.licence is None:
         found.append("The licence of its data is not known: ask before the weights are passed on.")
     if half is not None and not half.get("dice_of_rounded"):

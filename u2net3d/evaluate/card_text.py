@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from u2net3d.errors import one_line
-from u2net3d.evaluate.card import DomainCard, ModelCard, counted
+from u2net3d.evaluate.card import DomainCard, ModelCard, counted, millimetres
 from u2net3d.evaluate.pictures import DPI, ON_WHITE, dress, literal, png_of
 from u2net3d.spec import Normalisation, preset_of
 
@@ -15,6 +15,7 @@ UNKNOWN = "not known"
 def domain_text(card: DomainCard, picture: str | None = None) -> str:
     """The card as Markdown; picture: the file name of the one beside it."""
     domain, data, size, hashes = card.domain, card.data, card.size, card.hashes
+    largest = data.largest_image_mm
     image = [f"![Dice per label]({picture})", ""] if picture else []
     half = f"; half precision, rounded by at most {_rounding(card)}" if card.half_precision else ""
     parts = [
@@ -30,6 +31,7 @@ def domain_text(card: DomainCard, picture: str | None = None) -> str:
             ("licence", data.licence or UNKNOWN),
             ("release", data.release or UNKNOWN),
             ("cases to learn from", _known(data.training_cases)),
+            ("their size, at most", millimetres(largest) if largest else UNKNOWN),
             ("cases to judge by", f"{_known(data.validation_cases)} (fold {_known(data.fold)})"),
             ("SHA-256 of the cases", _code(data.sha256)),
         ),

@@ -12,7 +12,7 @@ from u2net3d import files
 from u2net3d.errors import ModelError, UsageError
 from u2net3d.infer.predict import DEFAULT, Model, Options, Origin
 from u2net3d.infer.restore import Slices
-from u2net3d.volume import Array, Volume
+from u2net3d.volume import Array, TripleF, Volume
 
 
 class FoldedModel(Model):
@@ -76,4 +76,14 @@ def _joined(origins: Sequence[Origin]) -> Origin:
         files.sha256_json([origin.trunk_id for origin in origins]),
         files.sha256_json([origin.domain_sha256 for origin in origins]),
         tuple(everywhere),
+        largest_image_mm=_largest(origins),
     )
+
+
+def _largest(origins: Sequence[Origin]) -> TripleF | None:
+    """Of all folds together; None where one does not know."""
+    known = [origin.largest_image_mm for origin in origins]
+    if any(each is None for each in known):
+        return None
+    depth, height, width = np.max(np.array(known, float), axis=0).tolist()
+    return depth, height, width

@@ -25,10 +25,10 @@ from u2net3d.io.nifti import Source, from_array, from_nibabel, to_nibabel
 from u2net3d.ops.library import library
 from u2net3d.ops.memory import hand_back_freed_memory, keep_freed_memory
 from u2net3d.prep.cache import default_cache
-from u2net3d.prep.pipeline import Preparation, prepare
+from u2net3d.prep.pipeline import Preparation, nonzero_box, prepare
 from u2net3d.spec import DomainSpec, Level, domain_name
 from u2net3d.store.domains import read_file
-from u2net3d.volume import Array, Volume
+from u2net3d.volume import Array, TripleF, Volume
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +52,7 @@ class Options:
 
 
 DEFAULT = Options()
+FAR = 2.0  # times the largest image to learn from: what is larger shows what was never seen
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,29 @@ class Origin:
 
     trunk_id: as in the manifest; domain_sha256: of the domain file's bytes; largest_component:
     names of the labels of which only the largest component is kept, by the domain's validation;
-    levels: what they were worth when training ended, None where nobody judged them.
+    levels: what they were worth when training ended, None where nobody judged them;
+    largest_image_mm: the most that the images to learn from measure (D, H, W), None if unknown.
     """
 
     trunk_id: str
     domain_sha256: str
     largest_component: tuple[str, ...] = ()
     levels: store.Levels | None = None
+    largest_image_mm: TripleF | None = None
+
+    def beyond(self, image: Volume, domain: str) -> str | None:
+        """What to know of an image (C, D, H, W) far larger than any that the domain learnt from."""
+        if self.largest_image_mm is None:
+            return None
+        start, stop = nonzero_box(image.array)
+        found = [(b - a) * mm for a, b, mm in zip(start, stop, image.spacing_mm, strict=True)]
+        if all(mm <= FAR * most for mm, most in zip(found, self.largest_image_mm, strict=True)):
+            return None
+        size, most = ("×".join(f"{mm:.0f}" for mm in mms) for mms in (found, self.largest_image_mm))
+        return (
+            f"it measures {size} mm (D×H×W), {domain} learnt from images of at most {most} mm:"
+            " cut out the region, or expect labels where none belong"
+        )
 
     def level(self, domain: str, asked: Level | Literal["auto"] | None, count: int) -> Level | None:
         """The level of `count` at which a domain answers. UsageError for one that there is not."""
@@ -94,13 +111,14 @@ class Answer:
     """label (D, H, W) uint8; probabilities (classes, D, H, W) uint16 in units of 1/65535, if asked.
 
     Both lie on the image's own grid; the clean-up concerns the label alone. engine: which one
-    answered; note: why that is not the one that was asked for, where it is not.
+    answered; notes: why that is not the one that was asked for, where it is not, and whether the
+    image is far larger than those that the domain learnt from.
     """
 
     label: Array
     probabilities: Array | None = None
     engine: str = "torch"
-    note: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Model:
@@ -185,7 +203,7 @@ class Model:
         net.bank(name).to(self.device)
         net.eval()
         sha256 = files.sha256_file(path)
-        origin = Origin(trunk_id, sha256, said.largest_component, said.levels)
+        origin = _origin(trunk_id, sha256, said)
         self._origins[name] = origin
         return name
 
@@ -232,8 +250,9 @@ class Model:
         if options.cleanup:
             names = self._origins[spec.name].largest_component
             label = keep_largest(label, [spec.labels.index(name) for name in names])
-        engine, note = self.engine(domain, options), self.engine_note(domain, options)
-        return Answer(label, shares, engine, note)
+        said = self.engine_note(domain, options), self._origins[spec.name].beyond(image, spec.name)
+        notes = tuple(note for note in said if note)
+        return Answer(label, shares, self.engine(domain, options), notes)
 
     def slices(self, image: Volume, domain: str, options: Options, streams: int = 1) -> Slices:
         """Label (H, W) and probabilities (classes, H, W) of slice after slice of an image.
@@ -394,13 +413,16 @@ def _slices(
     )
 
 
+def _origin(trunk_id: str, sha256: str, said: store.DomainFile) -> Origin:
+    return Origin(trunk_id, sha256, said.largest_component, said.levels, said.largest_image_mm)
+
+
 def _origins(folder: Path) -> dict[str, Origin]:
     manifest, origins = store.read_manifest(folder), {}
     for name, record in store.read_domains(folder).items():
         listed = manifest.domains.get(name)
         sha256 = listed.sha256 if listed else files.sha256_file(record.path)
-        said = record.said
-        origins[name] = Origin(manifest.trunk_id, sha256, said.largest_component, said.levels)
+        origins[name] = _origin(manifest.trunk_id, sha256, record.said)
     return origins
 
 

@@ -223,7 +223,7 @@ def _answered(run: _Run, job: Job, lock: Lock, read: _Reading | None) -> Outcome
             "device": run.model.device,
             "spacing_mm": image.spacing_mm,
             "seconds": round(time.perf_counter() - began, 2),
-            "notes": (*source.notes, *([answer.note] if answer.note else [])),
+            "notes": (*source.notes, *answer.notes),
         }
     )
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -19,6 +20,7 @@ from pydantic import Field, ValidationError, model_validator
 from u2net3d import files
 from u2net3d.errors import ModelError
 from u2net3d.spec import DomainSpec, Frozen
+from u2net3d.volume import TripleF
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,12 +73,23 @@ class DomainFile(Frozen):
         if not isinstance(said, list | tuple) or any(n not in self.domain.labels[1:] for n in said):
             raise ValueError("largest_component of its card is no list of its labels")
         Levels.model_validate(self.card.get("levels", {"count": 1}))
+        size = self.card.get("largest_image_mm", [1, 1, 1])
+        if not isinstance(size, list | tuple) or len(size) != 3 or not all(map(_is_length, size)):
+            raise ValueError("largest_image_mm of its card is no three lengths")
         return self
 
     @property
     def largest_component(self) -> tuple[str, ...]:
         """Names of the labels of which only the largest component is to be kept."""
         return tuple(self.card.get("largest_component", ()))
+
+    @property
+    def largest_image_mm(self) -> TripleF | None:
+        """The most that the images to learn from measure in each direction; None in older files."""
+        if "largest_image_mm" not in self.card:
+            return None
+        depth, height, width = self.card["largest_image_mm"]
+        return depth, height, width
 
     @property
     def levels(self) -> Levels | None:
@@ -93,6 +106,10 @@ class DomainFile(Frozen):
     def encoded(self, tensors: Mapping[str, Tensor]) -> bytes:
         """The bytes of the domain file with `tensors`; the `content_id` is set here."""
         return encode(tensors, self.identified(tensors).model_dump(mode="json"))
+
+
+def _is_length(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < inf
 
 
 class TrunkFile(Frozen):

@@ -293,6 +293,7 @@ def card(learner: Learner, result: Result, spec: TrainSpec) -> dict[str, Any]:
     return {
         "dataset": dict(learner.dataset.facts),
         "training_cases": len(learner.loader.cases),
+        "largest_image_mm": largest_image_mm(learner),
         "validation_cases": len(learner.validation),
         "fold": spec.fold,
         "seed": spec.seed,
@@ -303,6 +304,12 @@ def card(learner: Learner, result: Result, spec: TrainSpec) -> dict[str, Any]:
         "dice_of_cases": score.of_cases() if score else {},
         "largest_component": [],
     }
+
+
+def largest_image_mm(learner: Learner) -> list[float]:
+    """The most that the cases to learn from measure (D, H, W), without margins of zeros."""
+    shapes = np.array([case.label.shape for case in learner.loader.cases])
+    return [round(float(mm), 1) for mm in shapes.max(0) * learner.spec.plan.spacing_mm]
 
 
 def of_the_end(net: Network, learner: Learner, device: torch.device) -> dict[str, Any]:
