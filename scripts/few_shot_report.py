@@ -14,7 +14,7 @@ from compare_pictures import by_domain
 from compare_report import conditions, table
 from compare_rows import Budget
 from few_shot_claims import claims, size_of
-from few_shot_rows import INITS, FewAsked, FewRow, require_one_trunk
+from few_shot_rows import INITS, FewAsked, FewRow, commands, require_one_trunk
 
 from u2net3d import files
 
@@ -47,11 +47,14 @@ nothing is trained as `train` has it, which does not move kernels by Muon.
 - **Dice**: mean over labels of the means over cases. ± is half the distance between the lowest and
   the highest seed; without ± there is one seed, and what differs by less than 0.02 says nothing.
 """
+EXAMPLE = "scripts/few-shot --data DATA --domains A,B,C --seeds 0,1,2 --time 4m --trunk-time 30m"
 TAIL = """\
 ## To repeat it, or to add to it
 
+These rows, and other trunks (`scripts/few-shot --help`):
+
 ```sh
-scripts/few-shot --data DATA --domains A,B,C --seeds 0,1,2 --time 4m --trunk-time 30m
+{commands}
 scripts/few-shot --data DATA --domains A,B,C --inits fresh --trunks A,A+B,:base_channels=24,@10m
 scripts/few-shot --rows docs/results/few-shot.jsonl --report docs/few-shot.md
 ```
@@ -85,7 +88,7 @@ def write_report(path: Path, rows: Sequence[FewRow]) -> None:
 def document(rows: Sequence[FewRow], pictures: Sequence[str] = ()) -> str:
     """The text; pictures: names of those there are, in the order of the settings."""
     if not rows:
-        return f"{HEAD}\nThere are no rows yet.\n\n{TAIL}"
+        return f"{HEAD}\nThere are no rows yet.\n\n{TAIL.format(commands=EXAMPLE)}"
     require_one_trunk(rows)
     groups = latest(groups_of(rows))
     said = [HEAD, conditions(rows)]
@@ -96,7 +99,8 @@ def document(rows: Sequence[FewRow], pictures: Sequence[str] = ()) -> str:
         found = [(claim.title, f"**{claim.verdict}**", claim.numbers) for claim in claims(own)]
         said.append(table(("aim", "our rows say", "Dice"), found))
         said += [_domain_table(domain, own) for domain in domains_of(own)]
-    said += [_trunks(rows), *_by_trunk(groups), TAIL]
+    tail = TAIL.format(commands="\n".join(commands(rows)))
+    said += [_trunks(rows), *_by_trunk(groups), tail]
     return "\n".join(part for part in said if part)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Sequence
+from math import inf
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +19,7 @@ ROWS = Path("few-shot.jsonl")
 Init = Literal["fresh", "nearest", "mean", "scratch"]
 INITS: tuple[Init, ...] = ("fresh", "nearest", "mean", "scratch")
 OTHERS = "the others"
+BUDGETS = {"time": "time", "cpu": "cpu-seconds", "steps": "steps"}  # the option of each kind
 
 
 class FewAsked(Asked):
@@ -91,3 +94,46 @@ def whole_budget(asked: Asked) -> Budget:
     """That of all its domains together."""
     each = asked.budget
     return each.model_copy(update={"amount": round(each.amount * len(asked.domains), 3)})
+
+
+def commands(rows: Sequence[FewRow]) -> list[str]:
+    """What makes these rows, typed anew, and those that are missing between them: a line a trunk.
+
+    Runs from nothing stand in the first line of their budget. DATA is the folder of the data sets.
+    """
+    every = [row.asked for row in rows]
+    found: dict[tuple[object, ...], list[FewAsked]] = {}
+    for asked in sorted(every, key=lambda each: each.trunk is None):
+        place = asked.budget, asked.device, asked.fold
+        beside = [key for key in found if key[:3] == place] if asked.trunk is None else []
+        found.setdefault(beside[0] if beside else (*place, asked.stands_on), []).append(asked)
+    return [_command(own) for own in found.values()]
+
+
+def _command(own: Sequence[FewAsked]) -> str:
+    asked, trunk = own[0], own[0].trunk
+    domains = dict.fromkeys(n for a in own for n in (*a.domains, *(a.trunk or a).domains))
+    cases = sorted({each.cases or inf for each in own})
+    words = ["scripts/few-shot", "--data", "DATA", "--domains", ",".join(domains)]
+    words += ["--cases", ",".join("all" if n == inf else str(n) for n in cases)]
+    words += ["--inits", ",".join(i for i in INITS if i in {each.init for each in own})]
+    words += ["--seeds", ",".join(map(str, sorted({each.seed for each in own})))]
+    kind = asked.budget.kind
+    own_amount = duration(asked.budget.amount) if kind == "time" else f"{asked.budget.amount:g}"
+    words += [f"--{BUDGETS[kind]}", own_amount]
+    if trunk is not None:
+        most = whole_budget(trunk).amount
+        words += ["--trunk-time", f"{most:g}" if kind == "steps" else duration(most)]
+    preset = next((each.preset for each in own if each.trunk is None), asked.preset)
+    words += ["--preset", preset] if preset != "base" else []
+    named = "" if asked.base == OTHERS else asked.base
+    if trunk is not None and (named or trunk.preset != preset):
+        words += ["--trunks", named + trunk.preset.removeprefix(preset)]
+    words += ["--threads", str(asked.budget.threads)] if asked.budget.threads else []
+    words += ["--fold", str(asked.fold)] if asked.fold else []
+    return shlex.join(words + (["--device", asked.device] if asked.device != "cpu" else []))
+
+
+def duration(seconds: float) -> str:
+    """As it is typed: 4m, 90s."""
+    return f"{seconds / 60:g}m" if seconds >= 60 else f"{seconds:g}s"

@@ -35,8 +35,9 @@ the same machine and threads, for the same minutes. Planning and preparing are n
 - **nnU-Net's net, AdamW**: the same network, plan, loader, augmentation and loss with AdamW at
   1e-3, weight decay 1e-2, a warm-up over 40 steps or 5 % of the time, whichever is shorter, and the
   C library's allocator told to keep freed memory, which makes its steps faster.
-- **u2net3d**: one model per domain. **universal**: one model of all the domains, with the sum of
-  their budgets; its steps, seconds and weights are those of all of them together.
+- **u2net3d**: one model per domain, of the preset named; behind a colon what was changed of it
+  ([fields](families.md#changing-a-preset)). **universal**: one model of all the domains, with the
+  sum of their budgets; its steps, seconds and weights are those of all of them together.
 - **Split**: the fold of the package, patients apart as far as names tell them; the hippocampus
   names none, so one person may stand on both sides. nnU-Net gets the fold as its splits_final.json.
   It is given the training cases alone, so no plan, fingerprint or normalisation sees the others.
@@ -77,7 +78,7 @@ def write_report(path: Path, rows: Sequence[Row]) -> None:
     """Writes the document to `path` and its pictures into `pictures` beside it."""
     groups = groups_of(rows)
     for section in sections(groups):
-        if not section[0].rows[0].tta:
+        if pictured(section):
             picture = path.parent / "pictures" / picture_name(section[0])
             files.write_bytes(picture, dice_by_domain(section))
     files.write_text(path, document(rows))
@@ -93,6 +94,11 @@ def document(rows: Sequence[Row]) -> str:
         parts += [f"## {title(section[0])}\n", *_results(section), *_details(section)]
     parts += [TAIL, "```sh", *commands(groups), "```", ""]
     return "\n".join(parts)
+
+
+def pictured(groups: Sequence[Group]) -> bool:
+    """Whether a section has a picture: with reflections it would be the same again."""
+    return len(names_of(groups)) > 1 and not groups[0].rows[0].tta
 
 
 def picture_name(group: Group) -> str:
@@ -112,7 +118,7 @@ def _results(groups: Sequence[Group]) -> list[str]:
     parts = [table(("Dice", *names), lines)]
     if any(group.hardly for group in groups):
         parts.append(NOTE)
-    if not groups[0].rows[0].tta:
+    if pictured(groups):
         shown = "Dice of every peer on every domain, a dot per seed, a bar at their mean"
         hollow = "; hollow: hardly trained" if any(group.hardly for group in groups) else ""
         parts.append(f"![{shown}{hollow}](pictures/{picture_name(groups[0])})\n")

@@ -79,6 +79,17 @@ def test_a_model_that_exists_wins(ships, here, trained, u2net3d):
     assert said.errors[0].startswith("error: model: holds no model")
 
 
+def test_what_only_the_model_that_ships_knows_is_said_with_its_place(ships, here, trained, u2net3d):
+    shutil.copytree(trained.model, here / "model")
+    assert u2net3d("remove-domain", "liver").code == 0
+    image, _ = trained.case(LIVER, "liver_000")
+    predict = ("predict", "-i", image, "-o", "label.nii.gz", "--device", "cpu", "--domain", "liver")
+    (line,) = u2net3d(*predict).errors
+    assert "'liver' is not in model" in line
+    assert line.endswith(f"the model that ships with u2net3d has it: --model {ships}")
+    assert u2net3d(*predict, "--model", ships).code == 0
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -118,6 +129,7 @@ def test_a_newcomers_domain_begins_with_a_copy(ships, here, trained, u2net3d):
     said = u2net3d(*add, "--steps", 2, "--device", "cpu")
     assert (said.code, said.out, said.errors) == (0, "", [])
     assert [COPIED in line for line in told(said)] == [True]
+    assert "pancreas: on the trunk of model, trained on liver, prostate" in said.err
     assert bytes_of(ships) == before
     assert list(store.read_domains(here / "model")) == ["liver", "pancreas", "prostate"]
     assert store.read_manifest(here / "model").trunk_id == store.read_manifest(ships).trunk_id

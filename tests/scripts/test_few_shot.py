@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shlex
 import shutil
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -306,6 +308,26 @@ def test_a_trunk_is_the_others_unless_it_is_named_and_never_knows_the_new_domain
         f"heart+kidney, base, {threads}",
     }  # fmt: skip
     assert {each.trunk.budget.amount for each in runs(asked)} == {900.0, 1800.0, 30.0}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--inits", "fresh,scratch", "--cases", "1,all", "--seeds", "0,2"),
+        ("--cases", "5", "--trunks", ",heart+spleen:base_channels=24@1h", "--time", "90s"),
+        ("--inits", "scratch", "--steps", "9", "--preset", "base:stages=4", "--fold", "1"),
+        ("--inits", "mean,scratch", "--cpu-seconds", "9", "--preset", "base:stages=4"),
+    ],
+)
+def test_the_commands_of_rows_make_the_same_runs(words, monkeypatch):
+    from few_shot_rows import commands
+    from few_shot_runs import runs
+
+    monkeypatch.setattr("few_shot_runs.data_of", lambda *_: "it")
+    wanted = [*runs(parsed(*words))]
+    lines = commands([SimpleNamespace(asked=each) for each in wanted])
+    again = [each.key for line in lines for each in runs(parsed(*shlex.split(line)[1:]))]
+    assert sorted(again) == sorted(each.key for each in wanted)
 
 
 def test_a_trunk_of_another_width_gives_it_to_its_banks_and_not_to_nothing(monkeypatch):

@@ -21,6 +21,18 @@ def to_read(named: Path | None) -> Path:
     return model
 
 
+def to_predict_with(model: Path, domain: str) -> store.DomainRecord:
+    """The record of a domain of `model`, or of its first fold.
+
+    Raises UsageError where it has none of that name, and says if the model that ships does.
+    """
+    records, ships = store.read_domains(store.models_in(model)[0]), store.shipped()
+    if domain not in records and ships and domain in store.read_domains(ships):
+        mend = f"the model that ships with u2net3d has it: --model {ships}"
+        raise UsageError("--domain", f"'{domain}' is not in {model}", mend)
+    return store.require_domain(records, domain, model)
+
+
 def begin(source: Path, model: Path, domain: str, *, replacing: bool) -> None:
     """Makes `model` a copy of the one that ships and says so.
 

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from u2net3d import files, store
+from u2net3d import files
+from u2net3d.cli.places import to_predict_with
 from u2net3d.cli.say import say
 from u2net3d.errors import CasesFailed, DiskError, Stopped, UsageError
 from u2net3d.infer.jobs import Job, jobs_of, require_apart
@@ -80,9 +81,7 @@ def predict(images: list[Path], output: Path, asked: Asked, options: Options) ->
     """Segments one case or a folder; CasesFailed when some of several failed."""
     name = domain_name(asked.domain)
     max_bytes = None if asked.max_memory is None else bytes_of(asked.max_memory)
-    part = store.models_in(asked.model)[0]  # the folds of a model have the same domains
-    record = store.require_domain(store.read_domains(part), name, asked.model)
-    spec = record.said.domain
+    spec = to_predict_with(asked.model, name).said.domain  # the folds of a model have the same
     jobs = jobs_of(images, output, len(spec.channels))
     wishes = _wishes(asked)
     require_apart(jobs, wishes.kinds, asked.statistics)
