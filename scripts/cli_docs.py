@@ -69,7 +69,8 @@ with `--fold all` there are none, and the last step is kept instead of the best.
 refused without `--resume` or `--overwrite`.
 `--resume` goes on from the last checkpoint and wants the same data, domains, seed, fold and budget.
 The whole folder of `--model` is described in [formats](formats.md#model-folder). Whole validation
-cases are segmented {TrainSpec().validations} times in a run. `--elastic` deforms every patch as
+cases are segmented up to {TrainSpec().validations} times in a run (with `--time` never oftener than
+training has five times as long between). `--elastic` deforms every patch as
 published for U-Net, see [design](design.md#elastic-deformation). `--loss border_ce` weighs most
 what lies between objects that nearly touch, see [design](design.md#border-weights).
 """,

@@ -57,8 +57,8 @@ the same machine and threads, for the same minutes. Planning and preparing are n
 - **Dice**: mean over labels of the means over cases. Loaders of nnU-Net draw without a seed.
 - **±** is half the distance between the lowest and the highest seed, of a gain the larger one of
   its two sides, where a side of one seed counts as none; without ± there is one seed, and what
-  differs by less than 0.02 says nothing. Means over domains have none. The seeds of every contestant
-  stand in the tables of runs.
+  differs by less than 0.02 says nothing. Means over domains have none. The seeds of every
+  contestant stand in the tables of runs.
 - **Seconds** are by the clock, so other work on the machine would show in the steps; memory is that
   of the process, without nnU-Net's loader processes. The commit of each run stands in its row.
 """

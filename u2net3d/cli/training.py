@@ -100,8 +100,6 @@ def add_domain(
     dataset = find_dataset(data, name)
     if source != options.model:
         begin(source, options.model, dataset.domain, replacing=options.overwrite)
-    if knows := store.trained_on(store.models_in(options.model)[0]):
-        say(f"{dataset.domain}: on the trunk of {options.model}, trained on {', '.join(knows)}")
 
     def one(request: Request) -> None:
         with listener([dataset.domain]) as watching:

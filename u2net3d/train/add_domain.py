@@ -74,6 +74,8 @@ def _add_domain(
     origin = _origin(request, folder, dataset.domain)
     sources = sources_of(init, [name for name in specs if name != dataset.domain])
     cases = _first_patients(split(dataset, request.spec.fold), patients)
+    if knows := store.trained_on(request.model):
+        say(f"{dataset.domain}: on the trunk of {request.model}, trained on {', '.join(knows)}")
     measured = counted(dataset, prepared, "measured")
     spec = planned(dataset, cases.training, model, request.spec.cube, measured)
     each = learner(dataset, spec, cases, request, prepared)
