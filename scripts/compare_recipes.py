@@ -277,11 +277,11 @@ def _prepared(domain: str, what: str, done: int, of: int) -> None: ...
 
 
 def report(found: list[Row]) -> None:
-    """A table for every budget: per variant and domain what a step costs, and mean Dice, behind it
-    that of every seed."""
-    for budget_s in sorted({row.budget_s for row in found}):
-        own = [row for row in found if row.budget_s == budget_s]
-        Console(width=140).print(table_of(own, f"{budget_s:g} s of processor"))
+    """A table for every budget and number of threads: per variant and domain what a step costs,
+    and mean Dice, behind it that of every seed."""
+    for budget_s, threads in sorted({(row.budget_s, row.threads) for row in found}):
+        own = [row for row in found if (row.budget_s, row.threads) == (budget_s, threads)]
+        Console(width=140).print(table_of(own, f"{budget_s:g} s of processor, {threads} threads"))
 
 
 def table_of(found: list[Row], title: str) -> Table:

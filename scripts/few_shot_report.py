@@ -42,8 +42,7 @@ nothing is trained as `train` has it, which does not move kernels by Muon.
   `scratch` in all that is drawn.
 - **Patients** are told apart by names. The hippocampus names none: each of its crops counts as a
   patient, and one person may stand on both sides.
-- By the clock, what else the machine does shows in the steps: equal networks made up to a fifth
-  more on one day than on another.
+- By the clock, what else the machine does shows in the steps; they stand with each domain.
 - **Dice**: mean over labels of the means over cases. ± is half the distance between the lowest and
   the highest seed; without ± there is one seed, and what differs by less than 0.02 says nothing.
 """
