@@ -50,13 +50,14 @@ def amount_of(text: str, kind: str) -> float:
 
 
 def runs(asked: argparse.Namespace) -> Iterator[FewAsked]:
-    """Everything that was asked for, seed by seed, so that every table is filled early.
+    """Everything that was asked for, domain by domain: what was stopped has whole domains.
 
-    A trunk that knows the new domain is left out.
+    Seed by seed in each, so that its table is filled early. A trunk that knows the new domain is
+    left out.
     """
     names = tuple(domains_by_name(asked.domains))
-    for seed in asked.seeds:
-        for domain in names:
+    for domain in names:
+        for seed in asked.seeds:
             for cases in asked.cases:
                 for init in asked.inits:
                     yield from _run(asked, names, domain, cases, init, seed)

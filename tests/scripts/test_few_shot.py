@@ -330,6 +330,15 @@ def test_the_commands_of_rows_make_the_same_runs(words, monkeypatch):
     assert sorted(again) == sorted(each.key for each in wanted)
 
 
+def test_runs_go_domain_by_domain_and_seed_by_seed_in_each(monkeypatch):
+    from few_shot_runs import runs
+
+    monkeypatch.setattr("few_shot_runs.data_of", lambda *_: "it")
+    asked = parsed("--inits", "scratch", "--cases", "1", "--seeds", "0,1")
+    order = [(each.domain, each.seed) for each in runs(asked)]
+    assert order == [(name, seed) for name in ("heart", "liver", "spleen") for seed in (0, 1)]
+
+
 def test_a_trunk_of_another_width_gives_it_to_its_banks_and_not_to_nothing(monkeypatch):
     from compare_settle import recipe
     from few_shot_runs import runs
