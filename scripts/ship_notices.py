@@ -43,6 +43,14 @@ CITATIONS = {
     ),
     "OpenKBP": "Babier et al., OpenKBP, Medical Physics 2021",
 }
+# The name of a data set -> what its images are, for the first sentence of the card.
+IMAGES = {
+    "Hippocampus": "brain MR cropped round one hippocampus, no whole heads",
+    "HeadNeckCT": (
+        "planning CTs of head and neck, cropped to the body, from radiotherapy; computed at their"
+        " voxels of about 4×4×2.5 mm, so that edges are coarse on a finer scan"
+    ),
+}
 
 MIT = """\
 Permission is hereby granted, free of charge, to any person obtaining a copy of this software and

@@ -6,21 +6,25 @@ import json
 import sys
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
+from nibabel.affines import voxel_sizes
 from safetensors.torch import load_file
 
 from u2net3d import files, store
 from u2net3d.cli.app import run
 from u2net3d.evaluate.card import DomainCard
 from u2net3d.infer.predict import choose_device
-from u2net3d.io.dataset import find_dataset, split
+from u2net3d.io.dataset import find_dataset, read_case, split
 from u2net3d.store.weights import HALF, state, tensors_id
 from u2net3d.train.validate import judge
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 MSD = {"licence": "CC-BY-SA 4.0", "reference": "Medical Segmentation Decathlon, Task03"}
 MIT = {"licence": "MIT (repository)", "reference": "OpenKBP (Babier et al. 2021)"}
+ASKED = ("--base", "liver,brain", "--add", "pancreas", "--turn", "brain=PLI")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +42,7 @@ def ship():
 
         patch.setattr(ship_weights, "u2net3d", command)
         yield ship_weights
-        for name in ("ship_weights", "ship_notices"):
+        for name in ("ship_weights", "ship_notices", "ship_turned"):
             sys.modules.pop(name, None)
 
 
@@ -64,9 +68,7 @@ def options(root, *more):
 def shipped(ship, root):
     """The folder that the script made of two base domains and an added one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            sys, "argv", ["x", *options(root, "--base", "liver,brain", "--add", "pancreas")]
-        )
+        patch.setattr(sys, "argv", ["x", *options(root, *ASKED)])
         ship.main()
     return root / "weights"
 
@@ -95,7 +97,7 @@ def test_banks_were_trained_on_the_rounded_trunk_that_ships(shipped, root):
 def test_dice_on_the_cards_is_that_of_the_weights_that_ship(shipped, root):
     net, _, specs = store.load(shipped)
     for name, record in store.read_domains(shipped).items():
-        dataset = find_dataset(root / "data", name)
+        dataset = find_dataset(root / ("work/turned" if name == "brain" else "data"), name)
         score = judge(net, specs[name], dataset, split(dataset, 0).validation, choose_device("cpu"))
         card = record.said.card
         assert card["validation_dice"] == score.per_label()
@@ -148,7 +150,7 @@ def test_the_same_command_does_nothing_twice_and_another_one_is_refused(
 ):
     before = {path: files.sha256_file(path) for path in shipped.rglob("*.safetensors")}
     ship.ran.clear()
-    words = options(root, "--base", "liver,brain", "--add", "pancreas")
+    words = options(root, *ASKED)
     monkeypatch.setattr(sys, "argv", ["x", *words])
     ship.main()
     assert ship.ran == []
@@ -194,6 +196,41 @@ def test_weights_of_other_data_are_not_made(ship, root, tmp_path, monkeypatch, f
         ship.main()
     assert ship.ran == []
     assert not (tmp_path / "work").exists()
+
+
+def test_a_turned_set_has_the_same_voxels_on_axes_that_run_as_it_was_said(shipped, root):
+    source, copy = root / "data/Task04_Brain", root / "work/turned/Task04_Brain"
+    for name in ("imagesTr", "labelsTr"):
+        assert len([*(copy / name).iterdir()]) == 5
+        for path in (copy / name).iterdir():
+            before, after = nib.load(source / name / path.name), nib.load(path)
+            assert np.array_equal(before.dataobj, after.dataobj)
+            assert before.get_data_dtype() == after.get_data_dtype()
+            assert nib.aff2axcodes(after.affine) == ("P", "L", "I")
+            assert np.allclose(voxel_sizes(before.affine), voxel_sizes(after.affine))
+            # the qform says the same, for readers that take that one
+            assert np.allclose(after.get_qform(), after.affine, atol=1e-5)
+    # one step along the first axis is one to the back: no longer D = S, but H = A, from behind
+    sets = (find_dataset(folder.parent, "brain") for folder in (source, copy))
+    was, now = (read_case(each, each.cases[0]).image.array[0] for each in sets)  # (S, A, R)
+    assert np.array_equal(now, was.transpose(0, 2, 1)[::-1, ::-1, ::-1])
+    release = json.loads((shipped / "cards/brain.json").read_text())["data"]["release"]
+    assert release == "release not known; headers turned to PLI"
+
+
+@pytest.mark.parametrize("text", ["brain", "brain=PL", "brain=PAI", "brain=XYZ", "=PLI"])
+def test_axes_that_are_none_are_refused(ship, text):
+    from ship_turned import axes_of
+
+    with pytest.raises(SystemExit, match="names no three axes — such as headneckct=PLI"):
+        axes_of(text)
+
+
+def test_only_a_domain_that_is_trained_can_be_turned(ship, root, tmp_path, monkeypatch):
+    words = options(root, "--base", "liver", "--turn", "brain=PLI", "--work", tmp_path / "work")
+    monkeypatch.setattr(sys, "argv", ["x", *words])
+    with pytest.raises(SystemExit, match="brain is neither in --base nor in --add"):
+        ship.main()
 
 
 def test_a_folder_that_is_no_model_is_not_replaced(ship, shipped, tmp_path):
