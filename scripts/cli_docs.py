@@ -157,10 +157,11 @@ is right, not that the mask is: read it beside Dice.
 Looks at every data set of `--data`, or at those named, before any training: files that are missing,
 not listed or listed twice, files that cannot be read, image and label (or channels) that differ in
 shape or affine, wrong numbers of channels, values that `dataset.json` does not name, NaN, labels
-without foreground, the same voxels under two names, `numTraining`, and in `splits_final.json`
-unknown cases and patients on both sides. Each finding is a line on stdout,
-`fault: <file>: <what> — <mend>` or `warning: ...`; warnings alone leave the exit code 0. A summary
-follows with memory, disk and time for training and prediction with the preset `base`, from one
+without foreground, the same voxels under two names, labels of the left and the right that do not
+lie so by the headers (see [geometry](geometry.md#headers-that-name-the-wrong-axes)), `numTraining`,
+and in `splits_final.json` unknown cases and patients on both sides. Each finding is a line on
+stdout, `fault: <file>: <what> — <mend>` or `warning: ...`; warnings alone leave the exit code 0. A
+summary follows with memory, disk and time for training and prediction with the preset `base`, from one
 trial step on this machine. Nothing is written. `--json` prints the same as
 `{"faults": N, "warnings": N, "domains": {name: {"cases", "without_label", "faults": [{"where",
 "what", "mend"}], "warnings", "facts", "expected"}}}`.

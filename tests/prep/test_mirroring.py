@@ -1,7 +1,7 @@
 import pytest
 
 from u2net3d.prep.fingerprint import Fingerprint, LabelFacts
-from u2net3d.prep.mirroring import mirroring
+from u2net3d.prep.mirroring import mirroring, misplaced
 from u2net3d.spec import Mirroring
 
 MIDDLE = (0.5, 0.5, 0.5)
@@ -80,3 +80,44 @@ def test_one_side_without_a_partner_forbids_the_swap_of_the_others():
 
 def test_sides_that_no_training_case_holds_forbid_every_reflection():
     assert mirroring(facts(**{"left lung": None, "right lung": MIDDLE})) == NONE
+
+
+LEFT, RIGHT = (0.5, 0.5, 0.3), (0.5, 0.5, 0.7)  # as W grows to the right
+
+
+def test_labels_that_lie_where_their_names_say_speak_against_no_header():
+    assert misplaced(facts(**{"left kidney": LEFT, "right kidney": RIGHT})) is None
+    assert misplaced(facts(liver=(0.9, 0.1, 0.1))) is None
+    assert misplaced(facts(**{"left kidney": LEFT})) is None
+    assert misplaced(facts(**{"left kidney": LEFT, "right kidney": None})) is None
+
+
+def test_right_at_the_left_is_told():
+    said = misplaced(facts(**{"left kidney": RIGHT, "liver": MIDDLE, "right kidney": LEFT}))
+    assert said == "right kidney lies to the left of left kidney by the headers"
+
+
+@pytest.mark.parametrize(
+    ("axis", "words"), [(0, "from head to foot"), (1, "from front to back")], ids="DH"
+)
+@pytest.mark.parametrize("place", [0.2, 0.8])
+def test_left_and_right_along_another_axis_are_told(axis, words, place):
+    there = tuple(place if each == axis else 0.52 for each in range(3))
+    said = misplaced(facts(Parotid_R=there, Parotid_L=MIDDLE))
+    assert said == f"Parotid_L and Parotid_R lie apart {words} by the headers"
+
+
+def test_what_lies_in_the_middle_of_crops_of_one_side_says_nothing():
+    assert (
+        misplaced(facts(**{"left hippocampus": (0.5, 0.55, 0.5), "right hippocampus": MIDDLE}))
+        is None
+    )
+
+
+def test_chambers_of_the_heart_say_nothing():
+    assert misplaced(facts(**{"left ventricle": RIGHT, "right ventricle": (0.5, 0.9, 0.3)})) is None
+
+
+def test_most_pairs_decide():
+    pairs = {"left eye": LEFT, "right eye": RIGHT, "left lung": LEFT, "right lung": RIGHT}
+    assert misplaced(facts(**pairs, **{"left ear": RIGHT, "right ear": LEFT})) is None

@@ -18,6 +18,9 @@ from u2net3d.spec import Mirroring
 SIDES = (("left", "right"), ("l", "r"), ("lt", "rt"))
 ENDS = (("anterior", "posterior"), ("superior", "inferior"))
 
+APART = 0.1  # share of the volume; labels of cases that hold one side alone lie all in the middle
+LENGTHWISE = {0: "from head to foot", 1: "from front to back"}
+
 Pair = tuple[LabelFacts, LabelFacts]
 
 
@@ -42,6 +45,30 @@ def mirroring(fingerprint: Fingerprint) -> Mirroring:
     values = (sorted((first.value, second.value)) for first, second in pairs)
     swap = tuple((low, high) for low, high in values)
     return Mirroring(axes=(axis,), swap_axis=axis, swap=swap)
+
+
+def misplaced(fingerprint: Fingerprint) -> str | None:
+    """What labels of the left and the right say against the headers; None where they agree.
+
+    In canonical order W grows to the right, so right kidneys lie at higher W than left ones. Where
+    they lie apart along another axis, or the other way round, the headers name the wrong axes.
+    """
+    sided = [label for label in fingerprint.labels if _is_side(label)]
+    apart = []
+    for left, right in _pairs(sided, SIDES):
+        if left.centroid and right.centroid:
+            gap = np.subtract(right.centroid, left.centroid)
+            apart += [(gap, left, right)] if np.abs(gap).max() >= APART else []
+    if not apart:
+        return None
+    mean = np.mean([gap for gap, *_ in apart], axis=0)
+    axis = int(np.abs(mean).argmax())
+    _, left, right = apart[0]
+    if axis in LENGTHWISE:
+        return f"{left.name} and {right.name} lie apart {LENGTHWISE[axis]} by the headers"
+    return (
+        f"{right.name} lies to the left of {left.name} by the headers" if mean[axis] < 0 else None
+    )
 
 
 def _words(label: LabelFacts) -> list[str]:

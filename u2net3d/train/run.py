@@ -20,6 +20,7 @@ from u2net3d.models import network
 from u2net3d.models.network import BankShape, Network
 from u2net3d.patches.loader import DomainLoader
 from u2net3d.prep.cache import PreparedCase, prepare_cases
+from u2net3d.prep.mirroring import LENGTHWISE
 from u2net3d.spec import DomainSpec, ModelSpec, TrainSpec
 from u2net3d.train import checkpoint
 from u2net3d.train.cleanup import helpful_cleanup
@@ -235,6 +236,10 @@ def begin(run: Run, model: ModelSpec, request: Request, say: Say, net: Network, 
             f"{len(each.validation)} to judge by; patch {size} × {plan.batch_size}, "
             f"{plan.stages} stages"
         )
+        axis = each.spec.mirroring.swap_axis
+        if axis in LENGTHWISE:
+            what = f"left and right lie apart {LENGTHWISE[axis]} by the headers"
+            say(f"{each.spec.name}: warning: {what}; `u2net3d check` says what follows")
     memory = expected_gib(run.learners, model)
     mark.says(memory)
     say(f"memory: about {memory:.1f} GiB")
