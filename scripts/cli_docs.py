@@ -161,8 +161,8 @@ without foreground, the same voxels under two names, labels of the left and the 
 lie so by the headers (see [geometry](geometry.md#headers-that-name-the-wrong-axes)), `numTraining`,
 and in `splits_final.json` unknown cases and patients on both sides. Each finding is a line on
 stdout, `fault: <file>: <what> — <mend>` or `warning: ...`; warnings alone leave the exit code 0. A
-summary follows with memory, disk and time for training and prediction with the preset `base`, from one
-trial step on this machine. Nothing is written. `--json` prints the same as
+summary follows with memory, disk and time for training and prediction with the preset `base`, from
+one trial step on this machine. Nothing is written. `--json` prints the same as
 `{"faults": N, "warnings": N, "domains": {name: {"cases", "without_label", "faults": [{"where",
 "what", "mend"}], "warnings", "facts", "expected"}}}`.
 """,
