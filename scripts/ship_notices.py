@@ -52,6 +52,8 @@ IMAGES = {
     ),
 }
 
+TURNED = "; headers turned to "  # in the release of a data set
+
 MIT = """\
 Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
 associated documentation files (the "Software"), to deal in the Software without restriction,
@@ -110,6 +112,8 @@ def notice(trained_on: tuple[str, ...], facts: Mapping[str, Mapping[str, str]]) 
 
 def _entry(name: str, said: Mapping[str, str], licence: Licence) -> list[str]:
     cited = _found(CITATIONS, said)
+    _, turned, axes = said.get("release", "").rpartition(TURNED)
+    mended = f"headers turned to {axes}; " if turned else ""
     lines = [
         f"domains/{name}.safetensors",
         f"  data set:  {said.get('name', 'not named')}",
@@ -117,7 +121,7 @@ def _entry(name: str, said: Mapping[str, str], licence: Licence) -> list[str]:
         *([f"  to cite:   {cited}"] if cited else []),
         f"  licence:   {said['licence']}",
         f"             {licence.link}",
-        "  changes:   a network was trained on its images and labels",
+        f"  changes:   {mended}a network was trained on its images and labels",
     ]
     if licence.name == "MIT":
         lines += ["", f"{_found(COPYRIGHT, said)}", "", *MIT.splitlines()]

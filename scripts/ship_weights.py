@@ -47,11 +47,11 @@ def main() -> None:
         licence_of(name, dataset.facts)
     base, added = [*datasets][: len(asked.base)], [*datasets][len(asked.base) :]
     typed = dict(zip(datasets, asked.base + asked.add, strict=True))
+    for name in asked.turn.keys() - datasets.keys():
+        sys.exit(f"error: --turn: {name} is neither in --base nor in --add")
     once = steps_of(asked)
     for name, axes in asked.turn.items():
-        if name not in datasets:
-            sys.exit(f"error: --turn: {name} is neither in --base nor in --add")
-        place = asked.work / "turned" / datasets[name].root.name
+        place = asked.work / "turned" / name
         once(f"turn {name}", lambda n=name, a=axes, p=place: turned(datasets[n], a, p))
         typed[name] = f"{name}={place}"
         (datasets[name],) = find_datasets(asked.data, [typed[name]])

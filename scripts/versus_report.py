@@ -95,8 +95,7 @@ def document(rows: Sequence[Row]) -> str:
     parts = [HEAD, conditions(rows, PACKAGES)]
     for section in sections(groups):
         parts += [f"## {title(section[0])}\n", *_results(section)]
-        if not section[0].rows[0].tta:  # else the same runs again
-            parts += _details(section)
+        parts += (_of_reflections if section[0].rows[0].tta else _details)(section)
     parts += [TAIL, "```sh", *commands(groups), "```", ""]
     return "\n".join(parts)
 
@@ -166,6 +165,20 @@ def _details(groups: Sequence[Group]) -> list[str]:
     return parts
 
 
+def _of_reflections(groups: Sequence[Group]) -> list[str]:
+    """Per domain what differs from the section of the same runs without: seconds and labels."""
+    parts = []
+    for domain in domains_of(groups):
+        own = [group for group in groups if group.domain == domain]
+        seconds = ", ".join(f"{group.name} {_volume_s(group)}" for group in own)
+        parts += [f"### {domain}\n\nSeconds a volume: {seconds}.\n", _labels_table(own)]
+    return parts
+
+
+def _volume_s(group: Group) -> str:
+    return f"{statistics.median(outcome.volume_s for outcome in group.outcomes):.3g}"
+
+
 def _runs_table(groups: Sequence[Group]) -> str:
     columns = ("peer", "seeds", "patch × batch", "steps", "s", "s a step", "weights", "GiB",
                "s a volume")  # fmt: skip
@@ -183,7 +196,7 @@ def _runs_table(groups: Sequence[Group]) -> str:
                 f"{statistics.median(row.step_s for row in rows):.3g}",
                 f"{rows[0].weights:,}",
                 f"{max(peaks):.1f}" if peaks else "–",
-                f"{statistics.median(o.volume_s for o in group.outcomes):.3g}",
+                _volume_s(group),
             )
         )
     return table(columns, lines)

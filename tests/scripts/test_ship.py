@@ -41,6 +41,7 @@ def ship():
             assert run([*words]) == 0
 
         patch.setattr(ship_weights, "u2net3d", command)
+        patch.setitem(ship_weights.IMAGES, "Brain", "drawn by a program")
         yield ship_weights
         for name in ("ship_weights", "ship_notices", "ship_turned"):
             sys.modules.pop(name, None)
@@ -97,7 +98,8 @@ def test_banks_were_trained_on_the_rounded_trunk_that_ships(shipped, root):
 def test_dice_on_the_cards_is_that_of_the_weights_that_ship(shipped, root):
     net, _, specs = store.load(shipped)
     for name, record in store.read_domains(shipped).items():
-        dataset = find_dataset(root / ("work/turned" if name == "brain" else "data"), name)
+        typed = f"brain={root}/work/turned/brain" if name == "brain" else name
+        dataset = find_dataset(root / "data", typed)
         score = judge(net, specs[name], dataset, split(dataset, 0).validation, choose_device("cpu"))
         card = record.said.card
         assert card["validation_dice"] == score.per_label()
@@ -107,6 +109,7 @@ def test_dice_on_the_cards_is_that_of_the_weights_that_ship(shipped, root):
         written = DomainCard.model_validate_json((shipped / "cards" / f"{name}.json").read_text())
         assert written.hashes.file_sha256 == files.sha256_file(record.path)
         assert written.data.licence in (MSD["licence"], MIT["licence"])
+        assert ("from: drawn by a program." in written.intended_use) == (name == "brain")
 
 
 def test_nobody_that_was_learnt_from_judges_when_the_data_set_has_grown(
@@ -199,7 +202,7 @@ def test_weights_of_other_data_are_not_made(ship, root, tmp_path, monkeypatch, f
 
 
 def test_a_turned_set_has_the_same_voxels_on_axes_that_run_as_it_was_said(shipped, root):
-    source, copy = root / "data/Task04_Brain", root / "work/turned/Task04_Brain"
+    source, copy = root / "data/Task04_Brain", root / "work/turned/brain"
     for name in ("imagesTr", "labelsTr"):
         assert len([*(copy / name).iterdir()]) == 5
         for path in (copy / name).iterdir():
@@ -211,11 +214,51 @@ def test_a_turned_set_has_the_same_voxels_on_axes_that_run_as_it_was_said(shippe
             # the qform says the same, for readers that take that one
             assert np.allclose(after.get_qform(), after.affine, atol=1e-5)
     # one step along the first axis is one to the back: no longer D = S, but H = A, from behind
-    sets = (find_dataset(folder.parent, "brain") for folder in (source, copy))
+    sets = (find_dataset(folder.parent, f"brain={folder}") for folder in (source, copy))
     was, now = (read_case(each, each.cases[0]).image.array[0] for each in sets)  # (S, A, R)
     assert np.array_equal(now, was.transpose(0, 2, 1)[::-1, ::-1, ::-1])
     release = json.loads((shipped / "cards/brain.json").read_text())["data"]["release"]
     assert release == "release not known; headers turned to PLI"
+    assert "changes: headers turned to PLI; a network was trained" in " ".join(
+        (shipped / "NOTICE").read_text().split()
+    )
+
+
+@pytest.fixture
+def to_turn(make_dataset, tmp_path):
+    return find_dataset(tmp_path, f"brain={make_dataset(tmp_path, 'Task04_Brain', cases=2)}")
+
+
+def test_scaled_numbers_are_not_turned(ship, to_turn, tmp_path):
+    from ship_turned import turned
+
+    (path,) = to_turn.cases[1].images
+    image = nib.Nifti1Image(np.asarray(nib.load(path).dataobj).astype(np.int16), np.eye(4))
+    image.header.set_slope_inter(1, -1024)
+    nib.save(image, path)
+    assert nib.load(path).dataobj.inter == -1024
+    with pytest.raises(SystemExit, match=r"brain_001.nii.gz: holds scaled numbers"):
+        turned(to_turn, "PLI", tmp_path / "copy")
+
+
+def test_a_label_that_lies_otherwise_than_its_image_is_not_turned(ship, to_turn, tmp_path):
+    from ship_turned import turned
+
+    path = to_turn.cases[0].label
+    label = nib.load(path)
+    other = label.as_reoriented(nib.orientations.axcodes2ornt(("L", "P", "S")))
+    nib.save(other, path)
+    read_case(to_turn, to_turn.cases[0])  # it is read rightly
+    with pytest.raises(SystemExit, match=r"lies otherwise than its image"):
+        turned(to_turn, "PLI", tmp_path / "copy")
+
+
+def test_what_is_turned_onto_itself_is_refused_with_nothing_lost(ship, to_turn):
+    from ship_turned import turned
+
+    with pytest.raises(SystemExit, match="holds the data itself"):
+        turned(to_turn, "PLI", to_turn.root)
+    assert all(path.is_file() for case in to_turn.cases for path in (*case.images, case.label))
 
 
 @pytest.mark.parametrize("text", ["brain", "brain=PL", "brain=PAI", "brain=XYZ", "=PLI"])
@@ -231,6 +274,7 @@ def test_only_a_domain_that_is_trained_can_be_turned(ship, root, tmp_path, monke
     monkeypatch.setattr(sys, "argv", ["x", *words])
     with pytest.raises(SystemExit, match="brain is neither in --base nor in --add"):
         ship.main()
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_folder_that_is_no_model_is_not_replaced(ship, shipped, tmp_path):

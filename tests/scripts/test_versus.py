@@ -316,7 +316,8 @@ def test_the_report_is_of_the_rows_alone(tmp_path):
     assert f"{own} | -0.020 ± 0.010 | -0.020 ± 0.010 | -0.020 |" in text
     assert "†" not in text
     assert text.count("| a | 0.895 |") == 1
-    assert text.count("### a\n") == 2  # reflections are of the same runs
+    assert text.count("to learn from, ") == 3  # reflections are of the same runs
+    assert "Seconds a volume: u2net3d base " in text
     assert "--domains a,b --seeds 0,1 --fold 0 --time 30m --threads 2 --preset base\n" in text
     assert text.count("](pictures/accuracy-") == 1  # of reflections and of one peer alone none
     pictures = {path.name: path.read_bytes() for path in (place.parent / "pictures").iterdir()}

@@ -78,7 +78,8 @@ def test_left_and_right_that_speak_against_the_headers_are_told(
         nib.save(nib.Nifti1Image(label, image.affine), case.label)
     train_model((dataset,), tiny_model, request_for(), watcher(), lines.append, lambda *_: None)
     assert [line.split(";")[0] for line in lines if "warning" in line] == [
-        f"liver: warning: left and right lie apart from {words} by the headers" for words in told
+        f"liver: warning: left eye and right eye lie apart from {words} by the headers"
+        for words in told
     ]
 
 

@@ -80,7 +80,7 @@ def _add_domain(
     if knows := store.trained_on(request.model):
         say(f"{dataset.domain}: on the trunk of {request.model}, trained on {', '.join(knows)}")
     measured = counted(dataset, prepared, "measured")
-    spec = planned(dataset, cases.training, model, request.spec.cube, measured)
+    spec = planned(dataset, cases.training, model, request.spec.cube, measured, say)
     each = learner(dataset, spec, cases, request, prepared)
     net, chosen = begun_bank(net, each, cases.training, specs, init, sources, request, folder, say)
     said = {"run": origin["run"]} | (chosen.said if chosen else {})

@@ -20,7 +20,6 @@ from u2net3d.models import network
 from u2net3d.models.network import BankShape, Network
 from u2net3d.patches.loader import DomainLoader
 from u2net3d.prep.cache import PreparedCase, prepare_cases
-from u2net3d.prep.mirroring import LENGTHWISE
 from u2net3d.spec import DomainSpec, ModelSpec, TrainSpec
 from u2net3d.train import checkpoint
 from u2net3d.train.cleanup import helpful_cleanup
@@ -90,6 +89,7 @@ def _train_model(
             model,
             request.spec.cube,
             counted(dataset, prepared, "measured"),
+            say,
         )
         for dataset in datasets
     }
@@ -236,10 +236,6 @@ def begin(run: Run, model: ModelSpec, request: Request, say: Say, net: Network, 
             f"{len(each.validation)} to judge by; patch {size} × {plan.batch_size}, "
             f"{plan.stages} stages"
         )
-        axis = each.spec.mirroring.swap_axis
-        if axis in LENGTHWISE:
-            what = f"left and right lie apart {LENGTHWISE[axis]} by the headers"
-            say(f"{each.spec.name}: warning: {what}; `u2net3d check` says what follows")
     memory = expected_gib(run.learners, model)
     mark.says(memory)
     say(f"memory: about {memory:.1f} GiB")
