@@ -76,11 +76,11 @@ what lies between objects that nearly touch, see [design](design.md#border-weigh
 """,
     "add-domain": """\
 Where neither `--model` is given nor `./model` is there, `./model` begins as a copy of the model
-that ships with the package, if one does; stderr says so. `--cases` counts patients. `--init mean`
-starts from the mean of the model's banks, with fresh stem and heads; a domain's name from that one,
-with its stem where the channels are the same and its heads of labels of the same name; `nearest`
-likewise from the one that fits best. To a folder of folds the domain is added fold by fold. See
-[add a domain](add-a-domain.md).
+that ships with the package, if one does; stderr says so. `--cases` counts patients. `--init`
+says what the new bank begins from: `nearest` from the model's bank that fits best, with its stem
+where the channels are the same and its heads of labels of the same name; a domain's name likewise
+from that one; `mean` from the mean of all, with fresh stem and heads; `fresh` from nothing. To a
+folder of folds the domain is added fold by fold. See [add a domain](add-a-domain.md).
 """,
     "update-domain": """\
 Without `--init` the bank goes on from its own weights with its own plan; with it, it begins anew.
@@ -157,11 +157,12 @@ is right, not that the mask is: read it beside Dice.
 Looks at every data set of `--data`, or at those named, before any training: files that are missing,
 not listed or listed twice, files that cannot be read, image and label (or channels) that differ in
 shape or affine, wrong numbers of channels, values that `dataset.json` does not name, NaN, labels
-without foreground, the same voxels under two names, `numTraining`, and in `splits_final.json`
-unknown cases and patients on both sides. Each finding is a line on stdout,
-`fault: <file>: <what> — <mend>` or `warning: ...`; warnings alone leave the exit code 0. A summary
-follows with memory, disk and time for training and prediction with the preset `base`, from one
-trial step on this machine. Nothing is written. `--json` prints the same as
+without foreground, the same voxels under two names, labels of the left and the right that do not
+lie so by the headers (see [geometry](geometry.md#headers-that-name-the-wrong-axes)), `numTraining`,
+and in `splits_final.json` unknown cases and patients on both sides. Each finding is a line on
+stdout, `fault: <file>: <what> — <mend>` or `warning: ...`; warnings alone leave the exit code 0. A
+summary follows with memory, disk and time for training and prediction with the preset `base`, from
+one trial step on this machine. Nothing is written. `--json` prints the same as
 `{"faults": N, "warnings": N, "domains": {name: {"cases", "without_label", "faults": [{"where",
 "what", "mend"}], "warnings", "facts", "expected"}}}`.
 """,
@@ -262,6 +263,8 @@ def spelling(option: Any, hint: Any) -> str:
 
 def shown(option: Any) -> str:
     """The default of an option that need not be given."""
+    if isinstance(option.show_default, str):
+        return option.show_default
     if option.default is None:
         return ABSENT.get(option.name, "none")
     if isinstance(option.default, bool):

@@ -51,8 +51,9 @@ def ahead(init: str, own: Sequence[Group], scratch: Sequence[Group]) -> Claim:
     elif each.count("confirmed") == len(wanted):
         verdict = "confirmed"
     domains = len({domain for domain, _ in wanted})
-    missing = f", {len(wanted) - len(pairs)} not run" if len(pairs) < len(wanted) else ""
-    count = f"ahead in {each.count('confirmed')} of {len(wanted)}{missing}, {domains} domains"
+    missing = f", {len(wanted) - len(pairs)} more not run" if len(pairs) < len(wanted) else ""
+    won, level = each.count("confirmed"), each.count("not decided")
+    count = f"ahead in {won} of {len(pairs)} that ran, level in {level}{missing}; {domains} domains"
     return Claim(title, verdict, f"{count}; {_beside(pairs)}")
 
 

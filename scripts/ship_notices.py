@@ -43,6 +43,16 @@ CITATIONS = {
     ),
     "OpenKBP": "Babier et al., OpenKBP, Medical Physics 2021",
 }
+# The name of a data set -> what its images are, for the first sentence of the card.
+IMAGES = {
+    "Hippocampus": "brain MR cropped round one hippocampus, no whole heads",
+    "HeadNeckCT": (
+        "planning CTs of head and neck, cropped to the body, from radiotherapy; computed at their"
+        " voxels of about 4×4×2.5 mm, so that edges are coarse on a finer scan"
+    ),
+}
+
+TURNED = "; headers turned to "  # in the release of a data set
 
 MIT = """\
 Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
@@ -102,6 +112,8 @@ def notice(trained_on: tuple[str, ...], facts: Mapping[str, Mapping[str, str]]) 
 
 def _entry(name: str, said: Mapping[str, str], licence: Licence) -> list[str]:
     cited = _found(CITATIONS, said)
+    _, turned, axes = said.get("release", "").rpartition(TURNED)
+    mended = f"headers turned to {axes}; " if turned else ""
     lines = [
         f"domains/{name}.safetensors",
         f"  data set:  {said.get('name', 'not named')}",
@@ -109,7 +121,7 @@ def _entry(name: str, said: Mapping[str, str], licence: Licence) -> list[str]:
         *([f"  to cite:   {cited}"] if cited else []),
         f"  licence:   {said['licence']}",
         f"             {licence.link}",
-        "  changes:   a network was trained on its images and labels",
+        f"  changes:   {mended}a network was trained on its images and labels",
     ]
     if licence.name == "MIT":
         lines += ["", f"{_found(COPYRIGHT, said)}", "", *MIT.splitlines()]

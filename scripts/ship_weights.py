@@ -5,7 +5,8 @@ and named after the rounded numbers. 3. banks: every bank is trained on the froz
 one of a base domain goes on from where it stood, and the better one stays; another begins anew.
 4. ship: the banks are rounded, judged by the validation cases as they are now, and written with
 cards and licence notices. The same command goes on where it was stopped; what is done is not done
-again. Only data whose licence allows it is taken.
+again. Only data whose licence allows it is taken; where the headers of a data set name the wrong
+axes, `--turn` mends them in a copy first, or the weights would know a body that lies wrongly.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ship_notices import licence_of, notice
+from ship_notices import IMAGES, licence_of, notice
+from ship_turned import axes_of, turned
 
 from u2net3d import files, store
 from u2net3d.cli.cards import write_cards
@@ -40,19 +42,26 @@ LIMIT_BYTES = 3_000_000  # what trunk and banks should stay below
 
 def main() -> None:
     asked = arguments()
-    names = [*asked.base, *asked.add]
-    datasets = {each.domain: each for each in find_datasets(asked.data, names)}
+    datasets = {each.domain: each for each in find_datasets(asked.data, asked.base + asked.add)}
     for name, dataset in datasets.items():
         licence_of(name, dataset.facts)
     base, added = [*datasets][: len(asked.base)], [*datasets][len(asked.base) :]
+    typed = dict(zip(datasets, asked.base + asked.add, strict=True))
+    for name in asked.turn.keys() - datasets.keys():
+        sys.exit(f"error: --turn: {name} is neither in --base nor in --add")
     once = steps_of(asked)
+    for name, axes in asked.turn.items():
+        place = asked.work / "turned" / name
+        once(f"turn {name}", lambda n=name, a=axes, p=place: turned(datasets[n], a, p))
+        typed[name] = f"{name}={place}"
+        (datasets[name],) = find_datasets(asked.data, [typed[name]])
     trunk, model = asked.work / "trunk", asked.work / "model"
-    once("trunk", lambda: train_trunk(asked, trunk))
+    once("trunk", lambda: train_trunk(asked, trunk, [typed[name] for name in base]))
     once("round", lambda: round_trunk(trunk, model))
-    for name, text in zip(base, asked.base, strict=True):
-        once(f"bank {name}", lambda n=name, t=text: train_further(asked, model, n, t))
-    for name, text in zip(added, asked.add, strict=True):
-        once(f"bank {name}", lambda n=name, t=text: train_anew(asked, model, n, t))
+    for name in base:
+        once(f"bank {name}", lambda n=name: train_further(asked, model, n, typed[n]))
+    for name in added:
+        once(f"bank {name}", lambda n=name: train_anew(asked, model, n, typed[n]))
     made = asked.work / "shipped"
     write(asked, model, made, datasets, base)
     put(made, asked.out)
@@ -69,6 +78,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--base", type=listed, required=True, help="domains to train the trunk on")
     parser.add_argument("--add", type=listed, default=[], help="domains to add to it")
     parser.add_argument("--init", default="fresh", help="what an added bank starts from")
+    parser.add_argument(
+        "--turn",
+        type=turns,
+        default={},
+        metavar="NAME=AXES",
+        help="how the stored voxels of a domain really run, such as headneckct=PLI",
+    )
     parser.add_argument("--preset", default="base")
     for part in ("trunk", "bank"):
         budget = parser.add_mutually_exclusive_group()
@@ -85,6 +101,10 @@ def arguments() -> argparse.Namespace:
 
 def listed(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
+
+
+def turns(text: str) -> dict[str, str]:
+    return dict(axes_of(each) for each in listed(text))
 
 
 def steps_of(asked: argparse.Namespace) -> Callable[[str, Callable[[], None]], None]:
@@ -111,9 +131,9 @@ def said(asked: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, value in vars(asked).items() if key not in places}
 
 
-def train_trunk(asked: argparse.Namespace, model: Path) -> None:
+def train_trunk(asked: argparse.Namespace, model: Path, typed: list[str]) -> None:
     budget = budget_of(asked.trunk_time, asked.trunk_steps)
-    words = ["--domains", ",".join(asked.base), "--preset", asked.preset, *budget]
+    words = ["--domains", ",".join(typed), "--preset", asked.preset, *budget]
     command(asked, "train", model, model / "runs" / "train", *words)
 
 
@@ -252,6 +272,8 @@ def judged(
     bank.load_state_dict(rounded)
     cases = kept_sides(dataset, "all" if fold == "all" else int(fold), model)[0].validation
     card = {**record.said.card, "dataset": dict(dataset.facts), "validation_cases": len(cases)}
+    if images := IMAGES.get(dataset.facts.get("name", "")):
+        card["images"] = images
     card[store.HALF] = {"largest_rounding": largest, "dice_of_rounded": bool(cases)}
     if cases:
         score = judge(net, spec, dataset, cases, device)

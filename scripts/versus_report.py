@@ -38,6 +38,7 @@ the same machine and threads, for the same minutes. Planning and preparing are n
 - **u2net3d**: one model per domain, of the preset named; behind a colon what was changed of it
   ([fields](families.md#changing-a-preset)). **universal**: one model of all the domains, with the
   sum of their budgets; its steps, seconds and weights are those of all of them together.
+- **Data**: parts of four public sets ([which](data.md)).
 - **Split**: the fold of the package, patients apart as far as names tell them; the hippocampus
   names none, so one person may stand on both sides. nnU-Net gets the fold as its splits_final.json.
   It is given the training cases alone, so no plan, fingerprint or normalisation sees the others.
@@ -55,9 +56,10 @@ the same machine and threads, for the same minutes. Planning and preparing are n
   overlapping by half) from file to file, without averaging over reflections where a table does not
   say otherwise, scored by `u2net3d evaluate`.
 - **Dice**: mean over labels of the means over cases. Loaders of nnU-Net draw without a seed.
+- **HD95** of a label that was not found is the diagonal of the volume.
 - **±** is half the distance between the lowest and the highest seed, of a gain the larger one of
-  its two sides, where a side of one seed counts as none; without ± there is one seed, and what
-  differs by less than 0.02 says nothing. Means over domains have none. The seeds of every
+  its two sides where both have several; without ± there is one seed, and what differs by less than
+  0.02 says nothing. Means over domains have none. The seeds of every
   contestant stand in the tables of runs.
 - **Seconds** are by the clock, so other work on the machine would show in the steps; memory is that
   of the process, without nnU-Net's loader processes. The commit of each run stands in its row.
@@ -92,7 +94,8 @@ def document(rows: Sequence[Row]) -> str:
         return f"{HEAD}\nThere are no rows yet.\n\n{TAIL}"
     parts = [HEAD, conditions(rows, PACKAGES)]
     for section in sections(groups):
-        parts += [f"## {title(section[0])}\n", *_results(section), *_details(section)]
+        parts += [f"## {title(section[0])}\n", *_results(section)]
+        parts += (_of_reflections if section[0].rows[0].tta else _details)(section)
     parts += [TAIL, "```sh", *commands(groups), "```", ""]
     return "\n".join(parts)
 
@@ -162,6 +165,20 @@ def _details(groups: Sequence[Group]) -> list[str]:
     return parts
 
 
+def _of_reflections(groups: Sequence[Group]) -> list[str]:
+    """Per domain what differs from the section of the same runs without: seconds and labels."""
+    parts = []
+    for domain in domains_of(groups):
+        own = [group for group in groups if group.domain == domain]
+        seconds = ", ".join(f"{group.name} {_volume_s(group)}" for group in own)
+        parts += [f"### {domain}\n\nSeconds a volume: {seconds}.\n", _labels_table(own)]
+    return parts
+
+
+def _volume_s(group: Group) -> str:
+    return f"{statistics.median(outcome.volume_s for outcome in group.outcomes):.3g}"
+
+
 def _runs_table(groups: Sequence[Group]) -> str:
     columns = ("peer", "seeds", "patch × batch", "steps", "s", "s a step", "weights", "GiB",
                "s a volume")  # fmt: skip
@@ -179,7 +196,7 @@ def _runs_table(groups: Sequence[Group]) -> str:
                 f"{statistics.median(row.step_s for row in rows):.3g}",
                 f"{rows[0].weights:,}",
                 f"{max(peaks):.1f}" if peaks else "–",
-                f"{statistics.median(o.volume_s for o in group.outcomes):.3g}",
+                _volume_s(group),
             )
         )
     return table(columns, lines)
@@ -221,7 +238,7 @@ def _cell(group: Group | None) -> str:
 
 def _gain(one: Group, other: Group) -> str:
     half = max(one.dice.half, other.dice.half)
-    several = max(one.dice.count, other.dice.count) > 1
+    several = min(one.dice.count, other.dice.count) > 1
     spread = f" ± {half:.3f}" if several else ""
     return f"{one.dice.mean - other.dice.mean:+.3f}{spread}{_sign(one, other)}"
 

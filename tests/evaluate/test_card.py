@@ -54,6 +54,11 @@ def described(tmp_path):
     return make
 
 
+def test_what_the_images_are_is_said_where_the_card_knows_it(described):
+    card = domain_card(described({**FULL, "images": "CT of the belly"}), "liver")
+    assert "like those that it learnt from: CT of the belly. It is no" in card.intended_use
+
+
 def test_figures_and_hashes_are_those_of_the_folder(described):
     folder = described(FULL)
     card = domain_card(folder, "liver")
@@ -68,7 +73,7 @@ def test_figures_and_hashes_are_those_of_the_folder(described):
     assert card.hashes.file_sha256 == files.sha256_file(bank)
     assert card.hashes.trunk_sha256 == files.sha256_file(folder / "trunk.safetensors")
     assert card.hashes.content_id == store.read_domains(folder)["liver"].said.content_id
-    assert "liver, tumour" in card.intended_use
+    assert "liver, tumour in 3-D images (CT) like those that it learnt from. " in card.intended_use
     text = domain_text(card)
     for row in ("| licence | CC0-1.0 |", "| liver | 0.800 | 0.700 | 0.900 |", "| mean | 0.600 |"):
         assert row in text

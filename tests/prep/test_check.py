@@ -175,6 +175,18 @@ def test_a_label_that_no_case_holds_is_a_warning(folder):
     assert findings(folder, "warning") == ["Task03_Liver: no case holds tumour"]
 
 
+def test_left_and_right_that_speak_against_the_headers_are_a_warning(folder):
+    edit(folder, labels={"background": 0, "left kidney": 1, "right kidney": 2})
+    for place in range(4):
+        both = blob()
+        both[3:6, 7:9, 3:6] = 2  # the second axis of the file: to the front
+        write(label(folder, f"liver_{place:03d}"), both)
+    assert findings(folder, "fault") == []
+    assert findings(folder, "warning") == [
+        "Task03_Liver: left kidney and right kidney lie apart from front to back by the headers"
+    ]
+
+
 def test_what_stands_in_the_place_of_a_file_is_told(folder):
     places = [image(folder, f"liver_00{i}") for i in range(3)]
     for path in places:

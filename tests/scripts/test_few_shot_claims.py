@@ -55,7 +55,7 @@ def test_the_aim_is_reached_only_where_every_domain_and_few_patients_are_ahead()
     both = [row(domain="heart", cases=5, dice=0.6), row("scratch", "heart", 5, 0.5)]
     verdict, numbers = aim(*ahead, *both)
     assert verdict == "confirmed"
-    assert "ahead in 2 of 2, 2 domains" in numbers
+    assert "ahead in 2 of 2 that ran, level in 0; 2 domains" in numbers
     assert "heart 5: 0.600 beside 0.500 (+0.100)" in numbers
     behind = [row(domain="spleen", dice=0.5), row("scratch", "spleen", dice=0.6)]
     assert aim(*ahead, *both, *behind)[0] == "contradicted"
@@ -64,7 +64,9 @@ def test_the_aim_is_reached_only_where_every_domain_and_few_patients_are_ahead()
     many = [row(domain="spleen", cases=None, dice=0.5), row("scratch", "spleen", None, 0.9)]
     assert aim(*ahead, *both, *many)[0] == "confirmed"
     assert aim(row())[0] == "not decided"
-    assert aim(*ahead, row("scratch", "heart", 5, 0.5))[0] == "not decided"  # one is missing
+    verdict, numbers = aim(*ahead, row("scratch", "heart", 5, 0.5))
+    assert verdict == "not decided"
+    assert "ahead in 1 of 1 that ran, level in 0, 1 more not run; 2 domains" in numbers
 
 
 def test_a_lead_smaller_than_the_seeds_differ_is_none():

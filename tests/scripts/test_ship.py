@@ -6,21 +6,25 @@ import json
 import sys
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
+from nibabel.affines import voxel_sizes
 from safetensors.torch import load_file
 
 from u2net3d import files, store
 from u2net3d.cli.app import run
 from u2net3d.evaluate.card import DomainCard
 from u2net3d.infer.predict import choose_device
-from u2net3d.io.dataset import find_dataset, split
+from u2net3d.io.dataset import find_dataset, read_case, split
 from u2net3d.store.weights import HALF, state, tensors_id
 from u2net3d.train.validate import judge
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 MSD = {"licence": "CC-BY-SA 4.0", "reference": "Medical Segmentation Decathlon, Task03"}
 MIT = {"licence": "MIT (repository)", "reference": "OpenKBP (Babier et al. 2021)"}
+ASKED = ("--base", "liver,brain", "--add", "pancreas", "--turn", "brain=PLI")
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +41,9 @@ def ship():
             assert run([*words]) == 0
 
         patch.setattr(ship_weights, "u2net3d", command)
+        patch.setitem(ship_weights.IMAGES, "Brain", "drawn by a program")
         yield ship_weights
-        for name in ("ship_weights", "ship_notices"):
+        for name in ("ship_weights", "ship_notices", "ship_turned"):
             sys.modules.pop(name, None)
 
 
@@ -64,9 +69,7 @@ def options(root, *more):
 def shipped(ship, root):
     """The folder that the script made of two base domains and an added one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            sys, "argv", ["x", *options(root, "--base", "liver,brain", "--add", "pancreas")]
-        )
+        patch.setattr(sys, "argv", ["x", *options(root, *ASKED)])
         ship.main()
     return root / "weights"
 
@@ -95,7 +98,8 @@ def test_banks_were_trained_on_the_rounded_trunk_that_ships(shipped, root):
 def test_dice_on_the_cards_is_that_of_the_weights_that_ship(shipped, root):
     net, _, specs = store.load(shipped)
     for name, record in store.read_domains(shipped).items():
-        dataset = find_dataset(root / "data", name)
+        typed = f"brain={root}/work/turned/brain" if name == "brain" else name
+        dataset = find_dataset(root / "data", typed)
         score = judge(net, specs[name], dataset, split(dataset, 0).validation, choose_device("cpu"))
         card = record.said.card
         assert card["validation_dice"] == score.per_label()
@@ -105,6 +109,7 @@ def test_dice_on_the_cards_is_that_of_the_weights_that_ship(shipped, root):
         written = DomainCard.model_validate_json((shipped / "cards" / f"{name}.json").read_text())
         assert written.hashes.file_sha256 == files.sha256_file(record.path)
         assert written.data.licence in (MSD["licence"], MIT["licence"])
+        assert ("from: drawn by a program." in written.intended_use) == (name == "brain")
 
 
 def test_nobody_that_was_learnt_from_judges_when_the_data_set_has_grown(
@@ -148,7 +153,7 @@ def test_the_same_command_does_nothing_twice_and_another_one_is_refused(
 ):
     before = {path: files.sha256_file(path) for path in shipped.rglob("*.safetensors")}
     ship.ran.clear()
-    words = options(root, "--base", "liver,brain", "--add", "pancreas")
+    words = options(root, *ASKED)
     monkeypatch.setattr(sys, "argv", ["x", *words])
     ship.main()
     assert ship.ran == []
@@ -193,6 +198,82 @@ def test_weights_of_other_data_are_not_made(ship, root, tmp_path, monkeypatch, f
     with pytest.raises(SystemExit, match="does not allow"):
         ship.main()
     assert ship.ran == []
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_turned_set_has_the_same_voxels_on_axes_that_run_as_it_was_said(shipped, root):
+    source, copy = root / "data/Task04_Brain", root / "work/turned/brain"
+    for name in ("imagesTr", "labelsTr"):
+        assert len([*(copy / name).iterdir()]) == 5
+        for path in (copy / name).iterdir():
+            before, after = nib.load(source / name / path.name), nib.load(path)
+            assert np.array_equal(before.dataobj, after.dataobj)
+            assert before.get_data_dtype() == after.get_data_dtype()
+            assert nib.aff2axcodes(after.affine) == ("P", "L", "I")
+            assert np.allclose(voxel_sizes(before.affine), voxel_sizes(after.affine))
+            # the qform says the same, for readers that take that one
+            assert np.allclose(after.get_qform(), after.affine, atol=1e-5)
+    # one step along the first axis is one to the back: no longer D = S, but H = A, from behind
+    sets = (find_dataset(folder.parent, f"brain={folder}") for folder in (source, copy))
+    was, now = (read_case(each, each.cases[0]).image.array[0] for each in sets)  # (S, A, R)
+    assert np.array_equal(now, was.transpose(0, 2, 1)[::-1, ::-1, ::-1])
+    release = json.loads((shipped / "cards/brain.json").read_text())["data"]["release"]
+    assert release == "release not known; headers turned to PLI"
+    assert "changes: headers turned to PLI; a network was trained" in " ".join(
+        (shipped / "NOTICE").read_text().split()
+    )
+
+
+@pytest.fixture
+def to_turn(make_dataset, tmp_path):
+    return find_dataset(tmp_path, f"brain={make_dataset(tmp_path, 'Task04_Brain', cases=2)}")
+
+
+def test_scaled_numbers_are_not_turned(ship, to_turn, tmp_path):
+    from ship_turned import turned
+
+    (path,) = to_turn.cases[1].images
+    image = nib.Nifti1Image(np.asarray(nib.load(path).dataobj).astype(np.int16), np.eye(4))
+    image.header.set_slope_inter(1, -1024)
+    nib.save(image, path)
+    assert nib.load(path).dataobj.inter == -1024
+    with pytest.raises(SystemExit, match=r"brain_001.nii.gz: holds scaled numbers"):
+        turned(to_turn, "PLI", tmp_path / "copy")
+
+
+def test_a_label_that_lies_otherwise_than_its_image_is_not_turned(ship, to_turn, tmp_path):
+    from ship_turned import turned
+
+    path = to_turn.cases[0].label
+    label = nib.load(path)
+    other = label.as_reoriented(nib.orientations.axcodes2ornt(("L", "P", "S")))
+    nib.save(other, path)
+    read_case(to_turn, to_turn.cases[0])  # it is read rightly
+    with pytest.raises(SystemExit, match=r"lies otherwise than its image"):
+        turned(to_turn, "PLI", tmp_path / "copy")
+
+
+def test_what_is_turned_onto_itself_is_refused_with_nothing_lost(ship, to_turn):
+    from ship_turned import turned
+
+    with pytest.raises(SystemExit, match="holds the data itself"):
+        turned(to_turn, "PLI", to_turn.root)
+    assert all(path.is_file() for case in to_turn.cases for path in (*case.images, case.label))
+
+
+@pytest.mark.parametrize("text", ["brain", "brain=PL", "brain=PAI", "brain=XYZ", "=PLI"])
+def test_axes_that_are_none_are_refused(ship, text):
+    from ship_turned import axes_of
+
+    with pytest.raises(SystemExit, match="names no three axes — such as headneckct=PLI"):
+        axes_of(text)
+
+
+def test_only_a_domain_that_is_trained_can_be_turned(ship, root, tmp_path, monkeypatch):
+    words = options(root, "--base", "liver", "--turn", "brain=PLI", "--work", tmp_path / "work")
+    monkeypatch.setattr(sys, "argv", ["x", *words])
+    with pytest.raises(SystemExit, match="brain is neither in --base nor in --add"):
+        ship.main()
     assert not (tmp_path / "work").exists()
 
 

@@ -296,7 +296,7 @@ def test_the_report_is_of_the_rows_alone(tmp_path):
         *(row("nnunet", 0.792, (d,)) for d in both),
         row("nnunet-adamw", 0.858, ("a",)),
         *(row("u2net3d", dice, (d,), seed=n) for d in both for n, dice in enumerate((0.87, 0.89))),
-        row("universal", 0.86, both),
+        *(row("universal", 0.86, both, seed=n) for n in (0, 1)),
         row("u2net3d", 0.895, ("a",), tta=True),
         row("u2net3d", 0.9, ("a",), seconds=7200.0),
     ]
@@ -308,14 +308,16 @@ def test_the_report_is_of_the_rows_alone(tmp_path):
     )
     names = "nnU-Net | nnU-Net's net, AdamW | u2net3d base | universal base (2 domains) |"
     assert f"| Dice | {names}" in text
-    assert "| a | 0.792 | 0.858 | 0.880 ± 0.010 | 0.860 |" in text
+    assert "| a | 0.792 | 0.858 | 0.880 ± 0.010 | 0.860 ± 0.000 |" in text
     assert "| mean | 0.792 | – | 0.880 | 0.860 |" in text
-    assert "| u2net3d base over nnU-Net | +0.088 ± 0.010 | +0.088 ± 0.010 | +0.088 |" in text
-    assert "| u2net3d base over nnU-Net's net, AdamW | +0.022 ± 0.010 | – | – |" in text
+    assert "| u2net3d base over nnU-Net | +0.088 | +0.088 | +0.088 |" in text  # one seed of theirs
+    assert "| u2net3d base over nnU-Net's net, AdamW | +0.022 | – | – |" in text
     own = "| universal base (2 domains) over u2net3d base"
     assert f"{own} | -0.020 ± 0.010 | -0.020 ± 0.010 | -0.020 |" in text
     assert "†" not in text
-    assert ", averaged over reflections\n" in text
+    assert text.count("| a | 0.895 |") == 1
+    assert text.count("to learn from, ") == 3  # reflections are of the same runs
+    assert "Seconds a volume: u2net3d base " in text
     assert "--domains a,b --seeds 0,1 --fold 0 --time 30m --threads 2 --preset base\n" in text
     assert text.count("](pictures/accuracy-") == 1  # of reflections and of one peer alone none
     pictures = {path.name: path.read_bytes() for path in (place.parent / "pictures").iterdir()}

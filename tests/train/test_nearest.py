@@ -82,12 +82,12 @@ def model(tiny_dataset, tiny_model, plan_of, tmp_path):
 
 @pytest.fixture
 def add(model, request_for, no_pictures, watcher):
-    """add(dataset, heard=..., **request) -> what was said; by `--init nearest`."""
+    """add(dataset, heard=..., init=..., **request) -> what was said; by `--init nearest`."""
 
-    def run(dataset, heard=None, patients=None, **options):
+    def run(dataset, heard=None, patients=None, init="nearest", **options):
         lines, request = [], request_for(model, **options)
         listener = heard or watcher()
-        add_domain(dataset, request, "nearest", patients, listener, lines.append, lambda *_: None)
+        add_domain(dataset, request, init, patients, listener, lines.append, lambda *_: None)
         return lines
 
     return run
@@ -206,11 +206,25 @@ def test_the_choice_and_all_scores_are_said_and_kept(model, add, tiny_dataset):
     kept = store.read_domains(model)["spleen"].said.card["nearest"]
     assert {*kept} == {"taken", "explained"}
     assert {*kept["explained"]} == {"heart", "liver"}
+    assert "spleen: asking which of 2 banks fits best" in lines
     (line,) = [line for line in lines if "nearest" in line]
     assert f"spleen: begins from {kept['taken']}" in line
     assert all(f"{name} {score:.3f}" in line for name, score in kept["explained"].items())
     assert json.loads((model / "runs/add-spleen/run.json").read_text())["nearest"] == kept
     assert store.verify(model) == []
+
+
+def test_without_a_named_start_the_nearest_is_taken(model, add, tiny_dataset):
+    dataset = tiny_dataset("Task09_Spleen", seed=3)
+    add(dataset)
+    named = load_file(model / NEW)
+    add(dataset, init=None, overwrite=True)
+    assert {*store.read_domains(model)["spleen"].said.card["nearest"]["explained"]} == {
+        "heart",
+        "liver",
+    }
+    again = load_file(model / NEW)
+    assert all(torch.equal(again[name], named[name]) for name in named)
 
 
 def test_a_run_that_is_taken_up_again_keeps_its_choice(
@@ -227,13 +241,29 @@ def test_a_run_that_is_taken_up_again_keeps_its_choice(
     assert store.read_domains(model)["spleen"].said.card["nearest"] == said
 
 
-def test_a_model_without_another_domain_has_none_that_is_near(
-    tiny_dataset, tiny_model, plan_of, request_for, watcher, tmp_path
-):
+@pytest.fixture
+def alone(tiny_dataset, tiny_model, plan_of, tmp_path):
+    """A data set and a model folder that knows it and nothing else."""
     dataset = tiny_dataset("Task03_Liver")
     specs = {"liver": plan_of(dataset, split(dataset, 0).training)}
     folder = tmp_path / "model"
     store.save_model(folder, fresh_net(tiny_model, specs, 0), tiny_model, specs, {})
+    return dataset, folder
+
+
+def test_a_model_without_another_domain_has_none_that_is_near(alone, request_for, watcher):
+    dataset, folder = alone
     request = request_for(folder, overwrite=True)
     with pytest.raises(UsageError, match=r"--init: .*no other domain to be near to — use fresh"):
         add_domain(dataset, request, "nearest", None, watcher(), print, lambda *_: None)
+
+
+def test_there_the_start_without_a_name_is_fresh(alone, request_for, watcher, no_pictures):
+    dataset, folder = alone
+    begun = []
+    for init in (None, "fresh"):
+        request = request_for(folder, overwrite=True)
+        add_domain(dataset, request, init, None, watcher(), print, lambda *_: None)
+        begun.append(load_file(folder / "domains/liver.safetensors"))
+    assert all(torch.equal(begun[0][name], begun[1][name]) for name in begun[1])
+    assert "nearest" not in store.read_domains(folder)["liver"].said.card

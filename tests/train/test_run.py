@@ -65,6 +65,24 @@ def test_run_json_says_how_the_run_was_made(tiny_dataset, fit, tmp_path, no_pict
     assert (stored.card["seed"], stored.card["fold"], stored.card["steps"]) == (7, 1, 4)
 
 
+@pytest.mark.parametrize(("axis", "told"), [(0, []), (1, ["front to back"]), (2, ["head to foot"])])
+def test_left_and_right_that_speak_against_the_headers_are_told(
+    tiny_dataset, tiny_model, request_for, watcher, no_pictures, axis, told
+):
+    dataset, lines = tiny_dataset(labels=("background", "left eye", "right eye")), []
+    for case in dataset.cases:
+        image = nib.load(case.label)
+        label = np.zeros(image.shape, np.int16)
+        along = np.moveaxis(label, axis, 0)
+        along[1:4, 3:6, 3:6], along[-4:-1, 3:6, 3:6] = 1, 2
+        nib.save(nib.Nifti1Image(label, image.affine), case.label)
+    train_model((dataset,), tiny_model, request_for(), watcher(), lines.append, lambda *_: None)
+    assert [line.split(";")[0] for line in lines if "warning" in line] == [
+        f"liver: warning: left eye and right eye lie apart from {words} by the headers"
+        for words in told
+    ]
+
+
 @pytest.mark.parametrize("channel", ["CT", "MRI"])
 def test_validation_cases_shape_neither_plan_nor_weights(
     tiny_dataset, fit, plan_of, tmp_path, no_pictures, channel

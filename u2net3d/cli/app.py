@@ -98,8 +98,13 @@ def add_domain(
         int | None, typer.Option("--cases", min=1, help="Learn from this many patients.")
     ] = None,
     init: Annotated[
-        str, typer.Option("--init", help="fresh, nearest, mean, or a domain of the model.")
-    ] = "fresh",
+        str | None,
+        typer.Option(
+            "--init",
+            help="nearest, fresh, mean, or a domain of the model.",
+            show_default="nearest; fresh without other domains",
+        ),
+    ] = None,
     steps: Steps = None,
     time: Time = None,
     fold: Fold = "0",

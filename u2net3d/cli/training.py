@@ -85,7 +85,7 @@ def add_domain(
     name: str,
     data: Path,
     patients: int | None,
-    init: str,
+    init: str | None,
     options: Options,
     *,
     begins: bool = False,

@@ -160,7 +160,7 @@ def _card(
         half_precision=half,
         size=size,
         hashes=hashes,
-        intended_use=_use(said.domain),
+        intended_use=_use(said.domain, said.card.get("images")),
         limits=tuple(_limits(found, scores, half)),
     )
 
@@ -190,11 +190,12 @@ def _scores(card: Mapping[str, Any]) -> Scores:
     return Scores(labels=labels, mean=mean, cases=card.get("dice_of_cases", {}))
 
 
-def _use(domain: DomainSpec) -> str:
+def _use(domain: DomainSpec, images: object) -> str:
     what, of = ", ".join(domain.labels[1:]), ", ".join(domain.channels)
+    shown = f": {images}" if isinstance(images, str) else ""
     return (
-        f"Research: to mark {what} in 3-D images ({of}) like those that it learnt from. It is no"
-        " medical device, and nothing is to be decided about a patient by it alone."
+        f"Research: to mark {what} in 3-D images ({of}) like those that it learnt from{shown}. It"
+        " is no medical device, and nothing is to be decided about a patient by it alone."
     )
 
 

@@ -18,6 +18,7 @@ from u2net3d.io.findings import Finding, fault, kept, some, warning
 from u2net3d.io.survey import survey
 from u2net3d.prep.cache import MAX_POSITIONS
 from u2net3d.prep.fingerprint import Fingerprint, Progress, Reading, reading, silent, summary
+from u2net3d.prep.mirroring import misplaced
 from u2net3d.prep.resample import resampled_shape
 from u2net3d.spec import DomainSpec
 from u2net3d.volume import Triple
@@ -75,6 +76,7 @@ def check(domain: str, folder: Path, progress: Progress = silent) -> Checked:
             facts = summary(dataset, readings)
     if facts is not None:
         findings.extend(_absent_labels(dataset, facts))
+        findings.extend(_misplaced_labels(dataset, facts))
     return Checked(dataset, tuple(findings), facts, _training(dataset, readings))
 
 
@@ -132,6 +134,12 @@ def _absent_labels(dataset: Dataset, facts: Fingerprint) -> Iterator[Finding]:
     if absent:
         what = f"no case holds {some(absent)}"
         yield warning(dataset.root, what, "label it, or take it out of dataset.json")
+
+
+def _misplaced_labels(dataset: Dataset, facts: Fingerprint) -> Iterator[Finding]:
+    if what := misplaced(facts):
+        mend = "turn the affines as the body lies, or images that lie rightly are not understood"
+        yield warning(dataset.root, what, mend)
 
 
 def _training(dataset: Dataset, readings: Sequence[Reading]) -> Fingerprint | None:

@@ -24,12 +24,16 @@ Progress = Callable[[int, int], None]
 
 
 class CaseFacts(Frozen):
-    """One case: shape (D, H, W) after the crop, spacing in mm, share of the voxels it keeps."""
+    """One case: shape (D, H, W) after the crop, spacing in mm, share of the voxels it keeps.
+
+    centroids: of every label, (D, H, W) as shares of the volume; None where it is not held.
+    """
 
     name: str
     shape: Triple
     spacing_mm: TripleF
     kept: float
+    centroids: tuple[TripleF | None, ...] = ()
 
 
 class Intensities(Frozen):
@@ -73,7 +77,6 @@ class Reading:
     facts: CaseFacts
     samples: Array  # (C, n) float32 intensities of labelled voxels; n is 0 where there are none
     voxels: Array  # (K,) of each label value
-    centroids: Array  # (K, 3), nan where the case does not hold the value
 
 
 def silent(_done: int, _total: int) -> None:
@@ -131,10 +134,10 @@ def reading(name: str, loaded: LoadedCase, dataset: Dataset) -> Reading:
             shape=(d, h, w),
             spacing_mm=image.spacing_mm,
             kept=d * h * w / prod(image.shape),
+            centroids=tuple(map(_centroid, masks)),
         ),
         samples=foreground[:, chosen],
         voxels=np.array([mask.sum() for mask in masks]),
-        centroids=np.array([_centroid(mask) for mask in masks]),
     )
 
 
@@ -144,15 +147,18 @@ def seeded(*words: object) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest[:8]))
 
 
-def _centroid(mask: Array) -> list[float]:
-    """Mean place of the true voxels along each axis, as a share of the volume; nan if none."""
+def _centroid(mask: Array) -> TripleF | None:
+    """Mean place of the true voxels along each axis, as a share of the volume; None if none."""
     total = mask.sum()
+    if not total:
+        return None
     centroid = []
     for axis, size in enumerate(mask.shape):
         profile = mask.sum(axis=tuple(other for other in range(3) if other != axis))
         centres = (np.arange(size) + 0.5) / size
-        centroid.append(float(profile @ centres / total) if total else float("nan"))
-    return centroid
+        centroid.append(float(profile @ centres / total))
+    d, h, w = centroid
+    return d, h, w
 
 
 def _intensities(samples: Array) -> Intensities:
@@ -169,18 +175,17 @@ def _intensities(samples: Array) -> Intensities:
 
 def _label_facts(names: Sequence[str], readings: Sequence[Reading]) -> tuple[LabelFacts, ...]:
     voxels = np.array([one.voxels for one in readings])
-    centroids = np.array([one.centroids for one in readings])
     facts = []
     for index, name in enumerate(names[1:]):
-        holds = voxels[:, index] > 0
-        d, h, w = centroids[holds, index].mean(axis=0).tolist() if holds.any() else (0.0, 0.0, 0.0)
+        known = [centre for one in readings if (centre := one.facts.centroids[index])]
+        d, h, w = np.mean(known, axis=0).tolist() if known else (0.0, 0.0, 0.0)
         facts.append(
             LabelFacts(
                 value=index + 1,
                 name=name,
                 voxels=int(voxels[:, index].sum()),
-                cases=int(holds.sum()),
-                centroid=(d, h, w) if holds.any() else None,
+                cases=len(known),
+                centroid=(d, h, w) if known else None,
             )
         )
     return tuple(facts)

@@ -14,9 +14,14 @@ import numpy as np
 
 from u2net3d.prep.fingerprint import Fingerprint, LabelFacts
 from u2net3d.spec import Mirroring
+from u2net3d.volume import Array
 
 SIDES = (("left", "right"), ("l", "r"), ("lt", "rt"))
 ENDS = (("anterior", "posterior"), ("superior", "inferior"))
+
+HEART = {"ventricle", "ventricles", "ventricular", "atrium", "atria", "atrial", "coronary", "cusp"}
+APART = 0.1  # share of the volume
+LENGTHWISE = {0: "from head to foot", 1: "from front to back"}
 
 Pair = tuple[LabelFacts, LabelFacts]
 
@@ -44,6 +49,37 @@ def mirroring(fingerprint: Fingerprint) -> Mirroring:
     return Mirroring(axes=(axis,), swap_axis=axis, swap=swap)
 
 
+def misplaced(fingerprint: Fingerprint) -> str | None:
+    """What labels of the left and the right say against the headers; None where they agree.
+
+    In canonical order W grows to the right, so right kidneys lie at higher W than left ones. Where
+    they lie apart along another axis, or the other way round, the headers name the wrong axes. Only
+    cases that hold both count: where each holds one side alone, its view decides where that lies.
+    """
+    sided = [label for label in fingerprint.labels if _is_side(label)]
+    gaps = {pair: _gap(fingerprint, pair) for pair in _pairs(sided, SIDES)}
+    apart = {pair: gap for pair, gap in gaps.items() if np.abs(gap).max() >= APART}
+    if not apart:
+        return None
+    mean = np.mean([*apart.values()], axis=0)
+    axis = int(np.abs(mean).argmax())
+    # of the pairs the one that says so most clearly
+    left, right = max(apart, key=lambda pair: float(apart[pair][axis] * np.sign(mean[axis])))
+    if axis in LENGTHWISE:
+        return f"{left.name} and {right.name} lie apart {LENGTHWISE[axis]} by the headers"
+    if mean[axis] < 0:
+        return f"{right.name} lies to the left of {left.name} by the headers"
+    return None
+
+
+def _gap(fingerprint: Fingerprint, pair: Pair) -> Array:
+    """(D, H, W) from the first of the pair to the second, mean of the cases that hold both."""
+    first, second = (label.value - 1 for label in pair)
+    places = [(case.centroids[first], case.centroids[second]) for case in fingerprint.cases]
+    gaps = [np.subtract(b, a) for a, b in places if a and b]
+    return np.mean(gaps, axis=0) if gaps else np.zeros(3)
+
+
 def _words(label: LabelFacts) -> list[str]:
     """Of `LeftKidney`, `left kidney` and `left_kidney` the same; `L5`, a vertebra, is one word."""
     return [word.lower() for word in re.findall(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+", label.name)]
@@ -51,8 +87,8 @@ def _words(label: LabelFacts) -> list[str]:
 
 def _is_side(label: LabelFacts) -> bool:
     words = set(_words(label))
-    chamber = bool(words & {"ventricle", "atrium"}) and "lateral" not in words
-    return not chamber and any(words & set(sides) for sides in SIDES)
+    heart = bool(words & HEART) and "lateral" not in words
+    return not heart and any(words & set(sides) for sides in SIDES)
 
 
 def _pairs(labels: Sequence[LabelFacts], opposites: Sequence[tuple[str, str]]) -> list[Pair]:

@@ -7,7 +7,7 @@ the same in every domain and a plan is the same on every machine.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from u2net3d.io.dataset import Case, Dataset
 from u2net3d.prep.fingerprint import Fingerprint, Intensities, Progress, fingerprint, silent
-from u2net3d.prep.mirroring import mirroring
+from u2net3d.prep.mirroring import mirroring, misplaced
 from u2net3d.prep.resample import resampled_shape
 from u2net3d.spec import (
     Budget,
@@ -44,6 +44,12 @@ ANISOTROPIC = 3  # an axis this many times coarser, and shorter, than the others
 MIN_EDGE = 4  # voxels per axis of the deepest stage
 RUNTIME_BYTES = 400 * 2**20  # Python, torch and its buffers before the first step
 
+Say = Callable[[str], None]
+
+
+def unheard(_line: str) -> None:
+    """Words for nobody."""
+
 
 @dataclass(frozen=True)
 class Topology:
@@ -68,14 +74,17 @@ def domain_spec(
     budget: Budget = BUDGET,
     cube: int | None = None,
     progress: Progress = silent,
+    say: Say = unheard,
 ) -> DomainSpec:
     """All that `cases`, the training cases of `dataset`, decide about their domain.
 
     cube: the edge of the cube that every patch is resized to (`cubed`), of which two are a batch,
-    whatever `budget` says; None for none. Raises DataError when none of them holds a label,
-    and what `read_case` raises.
+    whatever `budget` says; None for none. say: called with a line of warning if there is a doubt.
+    Raises DataError when none of them holds a label, and what `read_case` raises.
     """
     facts = fingerprint(dataset, cases, progress)
+    if doubt := misplaced(facts):
+        say(f"{dataset.domain}: warning: {doubt}; `u2net3d check` says what to do")
     if cube is None:
         return spec_of(dataset, facts, max_stages, budget=budget)
     least = BUDGET.least_batch

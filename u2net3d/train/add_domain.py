@@ -33,7 +33,7 @@ from u2net3d.train.running import Mark, running
 def add_domain(
     dataset: Dataset,
     request: Request,
-    init: str,
+    init: str | None,
     patients: int | None,
     listener: Listener,
     say: Say,
@@ -42,7 +42,8 @@ def add_domain(
     """Trains a bank for `dataset` on the frozen trunk of a model and adds it to the folder.
 
     init: `fresh`, `mean` over the model's banks, the name of one of them, or `nearest` for the one
-    that fits best (`nearest.py` says by what); patients: how many of the training patients to
+    that fits best (`nearest.py` says by what); None: `nearest`, and `fresh` where the model has no
+    other bank; patients: how many of the training patients to
     learn from (None: all). One file and one entry of the manifest are written. Raises UsageError
     for a domain that is there already, one that was changed since the run that is taken up again,
     and an unknown `init`, ModelError, with nothing written, if a byte of the trunk or of another
@@ -57,7 +58,7 @@ def add_domain(
 def _add_domain(
     dataset: Dataset,
     request: Request,
-    init: str,
+    init: str | None,
     patients: int | None,
     listener: Listener,
     say: Say,
@@ -72,12 +73,14 @@ def _add_domain(
         raise UsageError("domain", f"{dataset.domain} is in {request.model} already", mend)
     require_free(request.model, folder, request, [dataset.domain])
     origin = _origin(request, folder, dataset.domain)
-    sources = sources_of(init, [name for name in specs if name != dataset.domain])
+    others = [name for name in specs if name != dataset.domain]
+    init = init or ("nearest" if others else "fresh")
+    sources = sources_of(init, others)
     cases = _first_patients(split(dataset, request.spec.fold), patients)
     if knows := store.trained_on(request.model):
         say(f"{dataset.domain}: on the trunk of {request.model}, trained on {', '.join(knows)}")
     measured = counted(dataset, prepared, "measured")
-    spec = planned(dataset, cases.training, model, request.spec.cube, measured)
+    spec = planned(dataset, cases.training, model, request.spec.cube, measured, say)
     each = learner(dataset, spec, cases, request, prepared)
     net, chosen = begun_bank(net, each, cases.training, specs, init, sources, request, folder, say)
     said = {"run": origin["run"]} | (chosen.said if chosen else {})

@@ -57,6 +57,7 @@ def begun_bank(
     if init == "nearest":
         found = _chosen_before(folder) if request.resume else None
         if found is None or found.taken not in sources:
+            say(f"{each.spec.name}: asking which of {len(sources)} banks fits best")
             halves = halves_of(each.loader, training)
             net.to(request.device)
             found = nearest(net, each.spec, specs, sources, halves, request.spec.seed)

@@ -89,6 +89,7 @@ def _train_model(
             model,
             request.spec.cube,
             counted(dataset, prepared, "measured"),
+            say,
         )
         for dataset in datasets
     }

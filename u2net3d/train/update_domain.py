@@ -100,7 +100,7 @@ def _update(
     cases, remark = kept_sides(dataset, request.spec.fold, request.model)
     if remark:
         say(f"{name}: {remark}")
-    spec = _spec(update, before, cases, prepared, request.spec.cube)
+    spec = _spec(update, before, cases, prepared, request.spec.cube, say)
     sources = [name]
     if update.init is not None:
         sources = sources_of(update.init, [other for other in before.specs if other != name])
@@ -132,13 +132,18 @@ def _update(
 
 
 def _spec(
-    update: Update, before: _Before, cases: Split, prepared: Prepared, cube: int | None
+    update: Update,
+    before: _Before,
+    cases: Split,
+    prepared: Prepared,
+    cube: int | None,
+    say: Say,
 ) -> DomainSpec:
     """The domain's own specification where it is trained on, a new one where it begins anew."""
     dataset, old = update.dataset, before.specs[update.dataset.domain]
     if update.init is not None:
         measured = counted(dataset, prepared, "measured")
-        return planned(dataset, cases.training, before.model, cube, measured)
+        return planned(dataset, cases.training, before.model, cube, measured, say)
     for what, there, given in (
         ("labels", old.labels, dataset.labels),
         ("channels", old.channels, dataset.channels),
