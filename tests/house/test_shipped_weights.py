@@ -55,6 +55,12 @@ def test_every_domain_has_its_card_and_its_licence(ships):
         assert card.half_precision["dice_of_rounded"] is True
 
 
+def test_no_domain_learnt_a_body_that_lies_wrongly(ships):
+    """Left and right lie apart along W in canonical order: else its headers named wrong axes."""
+    for spec in store.read_specs(ships).values():
+        assert spec.mirroring.swap_axis in (None, 2)
+
+
 def test_the_licence_of_the_package_names_that_of_the_weights(ships):
     notice = (ships / "NOTICE").read_text(encoding="utf-8")
     project = settings()["project"]
