@@ -8,6 +8,7 @@ from pathlib import Path
 from u2net3d import files, store
 from u2net3d.errors import ModelError, UsageError
 from u2net3d.io.dataset import Dataset, Split, split
+from u2net3d.prep.plan import Say
 from u2net3d.train.interrupt import held_back
 from u2net3d.train.loop import train
 from u2net3d.train.new_bank import begun_bank, recorded, sources_of
@@ -17,7 +18,6 @@ from u2net3d.train.roles import Listener, Result, Run
 from u2net3d.train.run import (
     Prepared,
     Request,
-    Say,
     begin,
     card,
     counted,
@@ -43,11 +43,10 @@ def add_domain(
 
     init: `fresh`, `mean` over the model's banks, the name of one of them, or `nearest` for the one
     that fits best (`nearest.py` says by what); None: `nearest`, and `fresh` where the model has no
-    other bank; patients: how many of the training patients to
-    learn from (None: all). One file and one entry of the manifest are written. Raises UsageError
-    for a domain that is there already, one that was changed since the run that is taken up again,
-    and an unknown `init`, ModelError, with nothing written, if a byte of the trunk or of another
-    bank is no longer what it was.
+    other bank; patients: how many of the training patients to learn from (None: all). One file and
+    one entry of the manifest are written. Raises UsageError for a domain that is there already, one
+    that was changed since the run that is taken up again, and an unknown `init`, ModelError, with
+    nothing written, if a byte of the trunk or of another bank is no longer what it was.
     """
     store.tidy(request.model)  # a folder that is no model stays as it is
     folder = request.model / "runs" / f"add-{dataset.domain}"

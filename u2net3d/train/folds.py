@@ -8,8 +8,9 @@ from pathlib import Path
 
 from u2net3d import files, store
 from u2net3d.errors import UsageError
+from u2net3d.prep.plan import Say
 from u2net3d.train import checkpoint
-from u2net3d.train.run import Request, Say
+from u2net3d.train.run import Request
 
 
 def each_fold(

@@ -13,10 +13,11 @@ from u2net3d.errors import UsageError
 from u2net3d.io.dataset import Case
 from u2net3d.models.network import Network
 from u2net3d.models.start import with_new_bank
+from u2net3d.prep.plan import Say
 from u2net3d.spec import DomainSpec, domain_name
 from u2net3d.train.nearest import Nearest, halves_of, nearest
 from u2net3d.train.roles import Learner
-from u2net3d.train.run import Request, Say
+from u2net3d.train.run import Request
 
 
 def sources_of(init: str, others: list[str]) -> list[str]:

@@ -20,6 +20,7 @@ from u2net3d.models import network
 from u2net3d.models.network import BankShape, Network
 from u2net3d.patches.loader import DomainLoader
 from u2net3d.prep.cache import PreparedCase, prepare_cases
+from u2net3d.prep.plan import Say
 from u2net3d.spec import DomainSpec, ModelSpec, TrainSpec
 from u2net3d.train import checkpoint
 from u2net3d.train.cleanup import helpful_cleanup
@@ -33,7 +34,6 @@ from u2net3d.train.planned import planned
 from u2net3d.train.roles import Learner, Listener, Result, Run
 from u2net3d.train.running import Mark, running
 
-Say = Callable[[str], None]
 Counted = Callable[[int, int], None]  # cases done, of how many
 Prepared = Callable[[str, str, int, int], None]  # domain, what was done, to how many of all cases
 _PACKAGES = ("u2net3d", "torch", "numpy", "nibabel", "nnunetv2", "monai")

@@ -10,6 +10,7 @@ from u2net3d import store
 from u2net3d.errors import TrainingError, UsageError
 from u2net3d.io.dataset import Dataset, Split
 from u2net3d.models.network import Bank, Network
+from u2net3d.prep.plan import Say
 from u2net3d.spec import DomainSpec, ModelSpec
 from u2net3d.train.add_domain import (
     file_hashes,
@@ -25,7 +26,6 @@ from u2net3d.train.roles import Learner, Listener, Result, Run
 from u2net3d.train.run import (
     Prepared,
     Request,
-    Say,
     begin,
     card,
     counted,
