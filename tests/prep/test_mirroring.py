@@ -43,6 +43,7 @@ def test_labels_without_direction_allow_all_reflections():
         ("Parotid_L", "Parotid_R"),
         ("kidney_left", "kidney_right"),
         ("LeftKidney", "RightKidney"),
+        ("LKidney", "RKidney"),
         ("Lt Parotid", "Rt Parotid"),
         ("LEFT KIDNEY", "RIGHT KIDNEY"),
         ("Left-Lateral-Ventricle", "Right-Lateral-Ventricle"),

@@ -81,8 +81,8 @@ def _gap(fingerprint: Fingerprint, pair: Pair) -> Array:
 
 
 def _words(label: LabelFacts) -> list[str]:
-    """Of `LeftKidney`, `left kidney` and `left_kidney` the same; `L5`, a vertebra, is one word."""
-    return [word.lower() for word in re.findall(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+", label.name)]
+    """Two of `LeftKidney`, `left_kidney` and `LKidney`; one of `L5`, a vertebra."""
+    return [word.lower() for word in re.findall(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])", label.name)]
 
 
 def _is_side(label: LabelFacts) -> bool:
