@@ -44,6 +44,7 @@ def test_labels_without_direction_allow_all_reflections():
         ("kidney_left", "kidney_right"),
         ("LeftKidney", "RightKidney"),
         ("LKidney", "RKidney"),
+        ("KIDNEYl", "KIDNEYr"),
         ("Lt Parotid", "Rt Parotid"),
         ("LEFT KIDNEY", "RIGHT KIDNEY"),
         ("Left-Lateral-Ventricle", "Right-Lateral-Ventricle"),

@@ -81,8 +81,9 @@ def _gap(fingerprint: Fingerprint, pair: Pair) -> Array:
 
 
 def _words(label: LabelFacts) -> list[str]:
-    """Two of `LeftKidney`, `left_kidney` and `LKidney`; one of `L5`, a vertebra."""
-    return [word.lower() for word in re.findall(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])", label.name)]
+    """Two of `LeftKidney`, `left_kidney`, `LKidney`, `KIDNEYl`; one of `L5`, a vertebra."""
+    found = re.findall(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z]{2})", label.name)
+    return [word.lower() for word in found]
 
 
 def _is_side(label: LabelFacts) -> bool:
