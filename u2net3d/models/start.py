@@ -109,7 +109,7 @@ def _held(other: Bank, name: str, like: Tensor) -> Tensor | None:
         if {size, wanted} != {1, 3}:  # no kernels of which one is the middle of the other
             return None
         if wanted == 1:
-            held = held.narrow(axis, size // 2, 1)
+            held = held.sum(axis, keepdim=True)
         else:  # a flat kernel inside a deep one: zeros around the centre
             around = [(wanted - size) // 2 if a == axis else 0 for a in range(like.dim())]
             held = torch.nn.functional.pad(held, [n for n in reversed(around) for _ in (0, 1)])
