@@ -45,9 +45,10 @@ def with_new_bank(
 def start_from(bank: Bank, others: Sequence[Bank]) -> int:
     """Sets all of the bank but stem and heads to its mean over `others`; how many numbers.
 
-    A bank takes part in a tensor where it holds one of that shape; a 1x3x3 kernel and the centre
-    slice of a 3x3x3 kernel count as the same. Stem and heads stay as they are (see `copy_ends`),
-    and so does what no other bank holds.
+    A bank takes part in a tensor where it holds one of that shape. A 3x3x3 kernel gives a 1x3x3 one
+    the sum of its slices, which answers slices that are alike as all of it does; a 1x3x3 kernel
+    gives a 3x3x3 one its centre slice, between zeros. Stem and heads stay as they are (see
+    `copy_ends`), and so does what no other bank holds.
     """
     taken = 0
     ends = bank.ends()
@@ -108,7 +109,7 @@ def _held(other: Bank, name: str, like: Tensor) -> Tensor | None:
             continue
         if {size, wanted} != {1, 3}:  # no kernels of which one is the middle of the other
             return None
-        if wanted == 1:
+        if wanted == 1:  # slices that are alike are answered as by the deep kernel
             held = held.sum(axis, keepdim=True)
         else:  # a flat kernel inside a deep one: zeros around the centre
             around = [(wanted - size) // 2 if a == axis else 0 for a in range(like.dim())]
