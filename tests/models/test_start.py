@@ -94,6 +94,17 @@ def test_a_deep_kernel_takes_a_flat_one_as_its_centre_slice():
     assert (taken[:, :, [0, 2]] == 0).all()
 
 
+def test_the_mean_over_flat_and_deep_kernels_has_each_in_the_shape_of_the_new_one():
+    flat, deep = bank(SLICE), bank(CUBE)
+    start_from(new_flat := bank(SLICE), [flat, deep])
+    start_from(new_deep := bank(CUBE), [flat, deep])
+    thin, thick = flat.encoder[1][0].weight, deep.encoder[1][0].weight
+    summed = thick.sum(2, keepdim=True)
+    torch.testing.assert_close(new_flat.encoder[1][0].weight, (thin + summed) / 2)
+    around = torch.nn.functional.pad(thin, (0, 0, 0, 0, 1, 1))
+    torch.testing.assert_close(new_deep.encoder[1][0].weight, (around + thick) / 2)
+
+
 def test_stages_that_no_other_bank_has_stay_fresh():
     new = bank(stages=3)
     before = {name: weight.clone() for name, weight in new.named_parameters()}
