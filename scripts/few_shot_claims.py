@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import inf
 
 from compare_evidence import Claim, Verdict, decided, mean_gap
@@ -17,7 +18,7 @@ def claims(groups: Sequence[Group]) -> list[Claim]:
     scratch = [group for group in groups if group.name == "scratch"]
     found = [ahead(init, own, scratch) for init, own in named.items() if own]
     for other in ("fresh", "mean"):
-        pairs = paired(named["nearest"], named[other], size_of)
+        pairs = seed_by_seed(paired(named["nearest"], named[other], size_of))
         if pairs:
             found.append(ahead_on_average(f"`nearest` is ahead of `{other}`", pairs))
     return found
@@ -41,7 +42,7 @@ def ahead(init: str, own: Sequence[Group], scratch: Sequence[Group]) -> Claim:
     title = f"With {FEW} patients or fewer the frozen trunk (`{init}`) beats `scratch` everywhere"
     few = [group for group in (*own, *scratch) if size_of(group) <= FEW]
     wanted = {(group.domain, size_of(group)) for group in few}
-    pairs = paired([g for g in own if size_of(g) <= FEW], scratch, size_of)
+    pairs = seed_by_seed(paired([g for g in own if size_of(g) <= FEW], scratch, size_of))
     if not pairs:
         return Claim(title, "not decided", "no rows of both")
     each = [_decided(pair) for pair in pairs]
@@ -55,6 +56,19 @@ def ahead(init: str, own: Sequence[Group], scratch: Sequence[Group]) -> Claim:
     won, level = each.count("confirmed"), each.count("not decided")
     count = f"ahead in {won} of {len(pairs)} that ran, level in {level}{missing}; {domains} domains"
     return Claim(title, verdict, f"{count}; {_beside(pairs)}")
+
+
+def seed_by_seed(pairs: Sequence[tuple[Group, Group]]) -> list[tuple[Group, Group]]:
+    """Each pair with the rows of the seeds that both ran; with all where they share none."""
+    found = []
+    for pair in pairs:
+        shared = set.intersection(*({row.asked.seed for row in group.rows} for group in pair))
+        a, b = (
+            replace(group, rows=tuple(row for row in group.rows if row.asked.seed in shared))
+            for group in pair
+        )
+        found.append((a, b) if shared else pair)
+    return found
 
 
 def _decided(pair: tuple[Group, Group]) -> Verdict:

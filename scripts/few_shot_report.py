@@ -53,7 +53,7 @@ EXAMPLE = "scripts/few-shot --data DATA --domains A,B,C --seeds 0,1,2 --time 4m 
 TAIL = """\
 ## To repeat it, or to add to it
 
-These rows, and other trunks (`scripts/few-shot --help`):
+These rows with those that are missing between them, and other trunks (`scripts/few-shot --help`):
 
 ```sh
 {commands}

@@ -48,7 +48,8 @@ the same machine and threads, for the same minutes. Planning and preparing are n
   judge, and no stray components are removed.
 - **Recipe**: ours was chosen before these runs, the learning rate by Dice on fold 0 of the
   hippocampus and of head and neck, the network by shorter runs ([log](log.md)); tables of another
-  fold are by cases that judged none of it, though they were learnt from then. Of nnU-Net nothing was chosen by any of these cases.
+  fold are by cases that judged none of it, though they were learnt from then. Of nnU-Net nothing
+  was chosen by any of these cases.
 - **Threads**: as many for each. Ours let a waiting thread sleep soon, as the command line does
   (`GOMP_SPINCOUNT=20000`); nnU-Net's are as its own command leaves them, beside its processes that
   load.

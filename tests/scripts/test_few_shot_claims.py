@@ -85,6 +85,13 @@ def test_nearest_is_compared_with_the_other_starts():
     assert aims(*rows, *behind)["`nearest` is ahead of `fresh`"][0] == "in part"
 
 
+def test_starts_are_compared_by_the_seeds_that_both_ran():
+    rows = [row("nearest", dice=0.8), row("nearest", dice=0.4, seed=1), row("mean", dice=0.7)]
+    verdict, numbers = aims(*rows)["`nearest` is ahead of `mean`"]
+    assert verdict == "confirmed"
+    assert "liver 1: 0.800 beside 0.700 (+0.100)" in numbers
+
+
 def test_the_report_is_of_the_rows_alone(tmp_path):
     from few_shot_report import write_report
 
